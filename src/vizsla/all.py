@@ -84,8 +84,10 @@ from vizsla.notebook.collections import (
     set_seed,
     tensor,
 )
+from vizsla.notebook.datasets import decode_at, show_at
 from vizsla.notebook.image_files import resize_image, search_images_ddg
 from vizsla.notebook.images import plot_function, subplots
+from vizsla.notebook.transforms import Category, MultiCategory, TitledStr, store_attr
 from vizsla.train.learner import cnn_learner
 from vizsla.train.losses import LabelSmoothingCrossEntropy as LabelSmoothingCrossEntropyFlat
 from vizsla.train.optim import Lookahead, Optimizer, OptimWrapper, RAdam, ranger

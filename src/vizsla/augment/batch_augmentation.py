@@ -23,7 +23,16 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Protocol,
+    TypeVar,
+    cast,
+    get_args,
+    runtime_checkable,
+)
 
 import torch
 from torch import Tensor
@@ -38,6 +47,9 @@ from vizsla.types import Size, as_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 DrawFunction = Callable[[Tensor], "Tensor | Sequence[float] | float"]
 Draw = float | Sequence[float] | DrawFunction | None
@@ -230,9 +242,43 @@ class Composed:
     transforms: tuple[GeometricTransform | ColourTransform, ...]
 
 
+@runtime_checkable
+class OwnTransform(Protocol):
+    """A transform that a user wrote, for items or for batches: code, which no model file holds (``vizsla.Transform``).
+
+    Attributes:
+        order: Place among others.
+        split_idx: The only set it is for, 0 for training; None for both.
+        implied: Whether loaders do it anyway.
+    """
+
+    order: int
+    split_idx: int | None
+    implied: ClassVar[bool]
+
+    def on_pixels(
+        self, pixels: NDArray[np.uint8], *, draws: Sequence[float], training: bool
+    ) -> NDArray[np.uint8]:
+        """Return an image uint8 ``(H, W, 3)`` transformed; two ``draws`` in [0, 1) decide all that is left to chance."""
+        ...
+
+    def on_batch(self, images: Tensor, *, draws: Sequence[float], training: bool) -> Tensor:
+        """Return images float ``(B, 3, H, W)``, 0-1, transformed."""
+        ...
+
+
+NUM_OWN_DRAWS = 2
+"""Random numbers that an ``OwnTransform`` takes."""
+
 BatchTransform = (
     GeometricTransform | CropTransform | ColourTransform | ErasingTransform | Composed | Normalize
 )
+
+
+def instances(transforms: Sequence[Any]) -> list[Any]:
+    """Return transforms, of classes an object each, without None and without those that loaders do anyway."""
+    made = [_made(one) if isinstance(one, type) else one for one in transforms if one is not None]
+    return [one for one in made if not (isinstance(one, OwnTransform) and one.implied)]
 
 
 def check_options(transform: object, **limits: tuple[float, float]) -> None:
@@ -276,6 +322,15 @@ def stream_names(transforms: Sequence[object]) -> tuple[str, ...]:
     return tuple(f"augment/{name}/{classes[:at].count(name)}" for at, name in enumerate(classes))
 
 
+def _made(kind: type) -> object:
+    try:
+        return kind()
+    except TypeError as error:
+        raise ConfigError(
+            f"{kind.__name__} in a list of transforms needs arguments, as in {kind.__name__}(...). {error}."
+        ) from error
+
+
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -285,7 +340,7 @@ class BatchAugmentation:
     Geometry and colour may be mixed in a list, which may hold one crop, one erasing and one ``Normalize`` at most. The latter
     changes no image. ``size``, (height, width) of what comes out, is as given, or that of the crop, or of the first geometric
     transform; ``None``: unchanged. ``transforms`` holds composed ones one by one, ``sampling`` is that of the first geometric
-    transform.
+    transform. Transforms that a user wrote act on the result, in their order.
 
     Examples:
         >>> augment = BatchAugmentation(aug_transforms(size=224), seed=1)
@@ -294,9 +349,15 @@ class BatchAugmentation:
     """
 
     def __init__(
-        self, transforms: Sequence[BatchTransform] = (), *, size: Size | None = None, seed: int = 0
+        self,
+        transforms: Sequence[BatchTransform | OwnTransform] = (),
+        *,
+        size: Size | None = None,
+        seed: int = 0,
     ) -> None:
         self.transforms = tuple(_one_by_one(transforms))
+        own = [one for one in self.transforms if isinstance(one, OwnTransform)]
+        self.own = tuple(sorted(own, key=lambda one: one.order))
         self._geometry = self._of_kind(GeometricTransform)
         self._colours = self._of_kind(ColourTransform)
         self._crop = _only(self._of_kind(CropTransform))
@@ -355,7 +416,14 @@ class BatchAugmentation:
                 ends = accumulate(map(len, some), initial=0)
                 for at, (start, end) in enumerate(pairwise(ends), number):
                     drawn[at] = changes.of(slice(start, end))
-            return apply_changes(images_u8, drawn[number], memory=self._memory)
+            images = apply_changes(images_u8, drawn[number], memory=self._memory)
+            for place, one in enumerate(self.own):
+                stream = f"augment/own/{place}"
+                draws = counter_uniform(
+                    self.seed, stream, epoch=epoch, rows=plan[number][:1], count=NUM_OWN_DRAWS
+                )
+                images = _check_own(one, images, draws=draws[0].tolist(), training=training)
+            return images
 
         return augment
 
@@ -453,17 +521,35 @@ def _looks_at_the_batch(transform: GeometricTransform | ColourTransform) -> bool
     return transform.batch or not numbers
 
 
-def _one_by_one(transforms: Sequence[BatchTransform]) -> Generator[BatchTransform]:
-    for transform in transforms:
+def _one_by_one(
+    transforms: Sequence[BatchTransform | OwnTransform],
+) -> Generator[BatchTransform | OwnTransform]:
+    for transform in instances(transforms):
         if isinstance(transform, Composed):
             yield from transform.transforms
-        elif isinstance(transform, BatchTransform):  # pyright: ignore[reportUnnecessaryIsInstance] (what a caller gives is unchecked)
+        elif isinstance(transform, BatchTransform | OwnTransform):
             yield transform
         else:
             raise ConfigError(
-                "A batch transform is an object such as Flip(), Rotate() or Brightness(), not a class or a function. "
-                f"Received: {transform!r}"
+                "A batch transform is an object such as Flip(), Rotate() or Brightness(), or a Transform(function) of batches "
+                f"of images; Resize and other item transforms belong to item_tfms. Received: {transform!r}"
             )
+
+
+def _check_own(
+    transform: OwnTransform, images: Tensor, *, draws: Sequence[float], training: bool
+) -> Tensor:
+    """Return a batch after a transform that a user wrote."""
+    found: Any = transform.on_batch(images, draws=draws, training=training)
+    is_batch = isinstance(found, Tensor) and found.ndim == 4 and found.is_floating_point()
+    if not is_batch or found.shape[:2] != images.shape[:2]:
+        what = (
+            f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else f"{found!r:.80}"
+        )
+        raise ConfigError(
+            f"The batch transform {transform!r} must return float images ({len(images)}, 3, height, width). Received: {what}"
+        )
+    return found
 
 
 def _only(found: list[tuple[_Kind, str]]) -> tuple[_Kind, str] | None:

@@ -62,8 +62,18 @@ class Normalize:
             raise ConfigError(f"Normalize(std=...) must be above 0. Received: {std!r}")
 
     @classmethod
-    def from_stats(cls, mean: Sequence[float], std: Sequence[float]) -> Normalize:
-        """Return a ``Normalize`` with known statistics, one mean and one std per channel, for example those of ImageNet."""
+    def from_stats(
+        cls,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dim: int = 1,  # noqa: ARG003
+        ndim: int = 4,  # noqa: ARG003
+        cuda: bool = True,  # noqa: ARG003
+    ) -> Normalize:
+        """Return a ``Normalize`` with known statistics, one mean and one std per channel, for example those of ImageNet.
+
+        ``dim``, ``ndim`` and ``cuda`` change nothing: channels come first, and statistics go to where the images are.
+        """
         return cls(tuple(mean), tuple(std))
 
     def set_up(self, loader: FirstBatch) -> Normalize:

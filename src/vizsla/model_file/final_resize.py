@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
+from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform, OwnTransform
 from vizsla.augment.geometry import Flip, RandomResizedCropGPU
 from vizsla.augment.kernels import Mode, PadMode  # noqa: TC001 (msgspec reads the types)
 from vizsla.data.images.item_transforms import ItemPipeline, function_name
@@ -77,12 +77,21 @@ def storable(
         ConfigError: There is a function of the user's own, or a transform without a fixed size.
     """
     sizing = items.sizing
-    if items.functions:
-        names = ", ".join(map(function_name, items.functions))
+    code = [
+        one
+        for one in (*items.functions, *augmentation.own)
+        if not (isinstance(one, OwnTransform) and one.split_idx == 0)
+    ]
+    if code:
+        names = ", ".join(map(function_name, code))
         raise ConfigError(
-            f"A model file holds no code, so it cannot hold the item transforms {names}; predictions from it would "
-            "differ. Apply them to the image files before training, or leave them out."
+            f"A model file holds no code, so it cannot hold the transforms {names}; predictions from it would "
+            "differ. Apply them to the image files before training, give a Transform that only training needs split_idx = 0, "
+            "or leave them out."
         )
+    if augmentation.own:
+        kept = [one for one in augmentation.transforms if one not in augmentation.own]
+        augmentation = BatchAugmentation(kept, size=augmentation.size, seed=augmentation.seed)
     if sizing is None or isinstance(sizing, Resize):
         return sizing, augmentation
     final = FinalResize.of(augmentation)

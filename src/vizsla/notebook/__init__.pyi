@@ -1,14 +1,15 @@
 """What the other packages use of vizsla.notebook."""
 
-from .batches import Datasets as Datasets
-from .batches import ImageItems as ImageItems
 from .batches import add_transforms as add_transforms
+from .batches import as_bytes as as_bytes
 from .batches import chosen_plan as chosen_plan
 from .batches import decode_batch as decode_batch
 from .batches import dressed as dressed
 from .batches import loss_of as loss_of
 from .batches import show_batch as show_batch
 from .batches import usual_positions as usual_positions
+from .batches import with_batch_transforms as with_batch_transforms
+from .batches import with_items as with_items
 from .cards import Card as Card
 from .cards import learner_card as learner_card
 from .cards import loader_card as loader_card
@@ -26,10 +27,15 @@ from .collections import noop as noop
 from .collections import patch_path as patch_path
 from .collections import set_seed as set_seed
 from .collections import tensor as tensor
+from .datasets import Datasets as Datasets
+from .datasets import TfmdLists as TfmdLists
+from .datasets import decode_at as decode_at
+from .datasets import show_at as show_at
 from .image_files import resize_image as resize_image
 from .image_files import safe_name as safe_name
 from .image_files import search_images_ddg as search_images_ddg
 from .images import PILImage as PILImage
+from .images import PILImageBW as PILImageBW
 from .images import plot_function as plot_function
 from .images import show_image as show_image
 from .images import show_images as show_images
@@ -44,7 +50,22 @@ from .summary import Steps as Steps
 from .summary import batch_steps as batch_steps
 from .summary import item_steps as item_steps
 from .summary import summarise_block as summarise_block
-from .tensors import Pipeline as Pipeline
 from .tensors import TensorCategory as TensorCategory
 from .tensors import TensorImage as TensorImage
 from .tensors import TensorMultiCategory as TensorMultiCategory
+from .transforms import Categorize as Categorize
+from .transforms import Category as Category
+from .transforms import DisplayedTransform as DisplayedTransform
+from .transforms import EncodedMultiCategorize as EncodedMultiCategorize
+from .transforms import IntToFloatTensor as IntToFloatTensor
+from .transforms import ItemTransform as ItemTransform
+from .transforms import MultiCategorize as MultiCategorize
+from .transforms import MultiCategory as MultiCategory
+from .transforms import OneHotEncode as OneHotEncode
+from .transforms import Pipeline as Pipeline
+from .transforms import RandTransform as RandTransform
+from .transforms import RegressionSetup as RegressionSetup
+from .transforms import TitledStr as TitledStr
+from .transforms import ToTensor as ToTensor
+from .transforms import Transform as Transform
+from .transforms import store_attr as store_attr

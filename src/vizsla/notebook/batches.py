@@ -1,4 +1,4 @@
-"""What a notebook shows of data loaders: batches that print their kind, grids of labelled images, the items behind them.
+"""What a notebook shows of data loaders: batches that print their kind, and grids of labelled images.
 
 Training reads plain tensors (``DataLoader.batches``). Only what a person asks for (``one_batch``, iteration, ``show_batch``) comes
 as ``TensorImage`` and ``TensorCategory``. Shapes: B images of H x W pixels.
@@ -7,121 +7,30 @@ as ``TensorImage`` and ``TensorCategory``. Shapes: B images of H x W pixels.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from vizsla.augment.batch_augmentation import BatchAugmentation
-from vizsla.data.images.decode import decode_image
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.order import rows_of, turns_of
-from vizsla.data.table.labels import CategoryMap
 from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate.plots import image_grid, set_fitting_titles
-from vizsla.lists import L, collection_text
-from vizsla.notebook.images import PILImage
+from vizsla.lists import L
 from vizsla.notebook.summary import transforms_of
 from vizsla.notebook.tensors import TensorImage, as_target
 from vizsla.train.losses import loss_for
 from vizsla.types import is_labelled, label_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import nn
 
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
     from vizsla.types import Batch, ImageTable
-
-
-class ImageItems:
-    """Images with their labels before any transform, each read when it is looked at.
-
-    Examples:
-        >>> dls.train_ds[0]
-        (PILImage mode=RGB size=40x30, TensorCategory(...))
-    """
-
-    def __init__(self, table: ImageTable, rows: Tensor) -> None:
-        self.table = table
-        self.rows = rows
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[PILImage, Tensor]: ...
-    @overload
-    def __getitem__(self, index: slice | Sequence[int]) -> L[Any]: ...
-    def __getitem__(self, index: int | slice | Sequence[int]) -> Any:
-        """Return one pair, or those of a slice or list of positions."""
-        if isinstance(index, slice):
-            return L([self[place] for place in range(len(self))[index]])
-        if not isinstance(index, int):
-            return L([self[place] for place in index])
-        row = int(self.rows[range(len(self))[index]])
-        image = PILImage.create(decode_image(self.table.paths[row], bit_depth=self.table.bit_depth))
-        return image, as_target(self.table.targets[row], task=self.table.task)
-
-    def __iter__(self) -> Iterator[tuple[PILImage, Tensor]]:
-        """Yield all pairs."""
-        return (self[place] for place in range(len(self)))
-
-    def __repr__(self) -> str:
-        return collection_text(self)  # pyright: ignore[reportArgumentType] (it has a length and positions)
-
-    @property
-    def items(self) -> L[Any]:
-        """The paths."""
-        return L([self.table.paths[row] for row in self.rows.tolist()])
-
-    @property
-    def vocab(self) -> CategoryMap:
-        """The classes."""
-        return CategoryMap(self.table.classes, sort=False)
-
-
-class Datasets:
-    """The training and the validation images of a table.
-
-    Args:
-        table: Paths, targets and split.
-
-    Attributes:
-        train: Training images.
-        valid: Validation images.
-    """
-
-    def __init__(self, table: ImageTable) -> None:
-        self.table = table
-        self.train = ImageItems(table, table.train_rows)
-        self.valid = ImageItems(table, table.valid_rows)
-
-    def __len__(self) -> int:
-        """Return the number of images in both."""
-        return len(self.train) + len(self.valid)
-
-    def __getitem__(self, index: int) -> tuple[PILImage, Tensor]:
-        """Return one pair, training images first."""
-        place = range(len(self))[index]
-        num_train = len(self.train)
-        return self.train[place] if place < num_train else self.valid[place - num_train]
-
-    def __repr__(self) -> str:
-        return f"train: {self.train!r}\nvalid: {self.valid!r}"
-
-    @property
-    def vocab(self) -> CategoryMap:
-        """The classes."""
-        return self.train.vocab
-
-    @property
-    def c(self) -> int:
-        """Number of classes, or of predicted numbers."""
-        return len(self.table.vocab)
 
 
 def dressed(batch: Batch, *, table: ImageTable) -> tuple[Tensor, Tensor]:
@@ -152,12 +61,17 @@ def chosen_plan(loader: DataLoader, *, num_batches: int) -> tuple[Tensor, ...]:
     return torch.split(turns_of(loader.rows[places]), loader.bs)
 
 
-def decode_batch(loader: DataLoader, batch: Sequence[Tensor], *, max_n: int) -> L[Any]:
-    """Return (``TensorImage`` uint8 ``(3, H, W)``, label in words) of each image of a batch."""
-    images = batch[0][:max_n].detach().as_subclass(Tensor).cpu()
+def as_bytes(images: Tensor) -> TensorImage:
+    """Return images, float 0-1 or uint8, as ``TensorImage`` uint8."""
+    images = images.detach().as_subclass(Tensor)
     if images.is_floating_point():
         images = (images.clamp(0, 1) * 255).to(torch.uint8)
-    shown = [TensorImage(image) for image in images]
+    return TensorImage(images)
+
+
+def decode_batch(loader: DataLoader, batch: Sequence[Tensor], *, max_n: int) -> L[Any]:
+    """Return (``TensorImage`` uint8 ``(3, H, W)``, label in words) of each image of a batch."""
+    shown = [TensorImage(image) for image in as_bytes(batch[0][:max_n]).cpu()]
     if len(batch) < 2:
         return L([(image,) for image in shown])
     table, targets = loader.table, batch[1][:max_n].detach().as_subclass(Tensor).cpu()
@@ -210,6 +124,24 @@ def loss_of(dls: DataLoaders) -> nn.Module:
     return loss_for(dls)
 
 
+def with_items(reader: ImageReader, transforms: Sequence[Any]) -> ImageReader:
+    """Return a reader that does more to each image."""
+    items = reader.items
+    sizing = [] if items.sizing is None else [items.sizing]
+    return ImageReader(
+        resize=item_pipeline([*items.before, *sizing, *items.after, *transforms]),
+        cache=reader.cache,
+        truncated=reader.truncated,
+        bit_depth=reader.bit_depth,
+    )
+
+
+def with_batch_transforms(old: BatchAugmentation, transforms: Sequence[Any]) -> BatchAugmentation:
+    """Return an augmentation that does more to each batch."""
+    size = old.size if BatchAugmentation(old.transforms).size != old.size else None
+    return BatchAugmentation([*transforms_of(old), *transforms], size=size, seed=old.seed)
+
+
 def add_transforms(
     dls: DataLoaders,
     transforms: Sequence[Any],
@@ -221,21 +153,11 @@ def add_transforms(
     if event not in ("after_item", "after_batch"):
         raise ConfigError(f"event is after_item or after_batch. Received: {event!r}")
     if event == "after_item":
-        items = dls.reader.items
-        sizing = [] if items.sizing is None else [items.sizing]
-        pipeline = item_pipeline([*items.before, *sizing, *items.after, *transforms])
-        dls.reader = ImageReader(
-            resize=pipeline,
-            cache=dls.cache,
-            truncated=dls.reader.truncated,
-            bit_depth=dls.reader.bit_depth,
-        )
+        dls.reader = with_items(dls.reader, transforms)
         for loader in dls:
             loader.loader.reader = dls.reader
         return
-    old = dls.augmentation
-    size = old.size if BatchAugmentation(old.transforms).size != old.size else None
-    new = BatchAugmentation([*transforms_of(old), *transforms], size=size, seed=old.seed)
+    new = with_batch_transforms(dls.augmentation, transforms)
     for loader in dls if loaders is None else loaders:
         (dls[loader] if isinstance(loader, int) else loader).augmentation = new
     if loaders is None:

@@ -7,7 +7,7 @@ without channels it is grey.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -215,7 +215,11 @@ class PILImage(Image.Image):
             PILImage mode=RGB size=500x375
         """
         source = as_source(fn)
-        return _owned(source if isinstance(source, Image.Image) else decode_image(source), cls)
+        image = source if isinstance(source, Image.Image) else decode_image(source)
+        return _owned(image.convert("L") if cls.is_grey else image, cls)
+
+    is_grey: ClassVar[bool] = False
+    """Whether ``create`` gives up colours."""
 
     @property
     def shape(self) -> Size:
@@ -249,13 +253,22 @@ class PILImage(Image.Image):
         return thumb
 
     def __repr__(self) -> str:
-        return f"PILImage mode={self.mode} size={self.width}x{self.height}"
+        return f"{type(self).__name__} mode={self.mode} size={self.width}x{self.height}"
 
     __str__ = __repr__
 
     def _repr_pretty_(self, p: Any, cycle: bool) -> None:
         """Print the same in IPython, for which Pillow has its own text."""
         p.text("PILImage(...)" if cycle else repr(self))
+
+
+class PILImageBW(PILImage):
+    """A grey Pillow image; prints as ``PILImageBW mode=L size=28x28``.
+
+    Batches have three channels all the same, equal ones for grey images: what ``ImageBlock(cls=PILImageBW)`` reads.
+    """
+
+    is_grey = True
 
 
 def _owned(image: Image.Image, cls: type[PILImage]) -> PILImage:

@@ -14,26 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vizsla.augment.batch_augmentation import BatchAugmentation
+from vizsla.augment.batch_augmentation import NUM_OWN_DRAWS, BatchAugmentation, OwnTransform
 from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
 from vizsla.augment.erasing import RandomErasing
 from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
 from vizsla.augment.normalize import Normalize
 from vizsla.data.cache.cache import ImageCache
+from vizsla.data.images.item_transforms import RandomFlip, run_functions
 from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, output_block
+from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, as_list, output_block
 from vizsla.data.table.splits import RandomSplitter
 from vizsla.errors import ConfigError, DataError
 from vizsla.lists import collection_text
 from vizsla.notebook.images import PILImage
 from vizsla.notebook.tensors import TensorImage, as_target
+from vizsla.notebook.transforms import IntToFloatTensor, Pipeline, ToTensor
 from vizsla.seeding import counter_uniform
 from vizsla.text import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterator, Sequence
 
     from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.images.item_transforms import ItemPipeline
@@ -64,12 +64,20 @@ class Step:
         settings: Its settings.
         members: What else happens in the same step: names and settings.
         transforms: The batch transforms behind it; none for steps that every image goes through.
+        act: What a call of the step does to an image or a batch, by hand.
     """
 
     name: str
     settings: dict[str, Any]
     members: tuple[tuple[str, dict[str, Any]], ...] = ()
-    transforms: tuple[BatchTransform, ...] = ()
+    transforms: tuple[BatchTransform | OwnTransform, ...] = ()
+    act: Callable[[Any], Any] | None = None
+
+    def __call__(self, x: Any) -> Any:
+        """Return an image, or a tuple that begins with one, after this step; a training image's draws are torch's."""
+        if self.act is None:
+            return x
+        return (self.act(x[0]), *x[1:]) if isinstance(x, tuple) else self.act(x)
 
     def __str__(self) -> str:
         lines = [_line(self.name, self.settings)]
@@ -81,11 +89,44 @@ class Step:
 class Steps:
     """The steps of one stage, in order; prints as ``Pipeline: A -> B``.
 
+    Called, they act one after the other; with ``add`` they become more for the loaders they came from.
+
     Attributes:
         fs: The steps.
     """
 
     fs: tuple[Step, ...] = ()
+    on_add: Callable[[list[Any]], object] | None = None
+
+    def __call__(self, x: Any) -> Any:
+        """Return an image or a batch, or a tuple that begins with one, after all steps."""
+        for step in self.fs:
+            x = step(x)
+        return x
+
+    def decode(self, x: Any) -> Any:
+        """Return a normalised batch, or a tuple that begins with one, as it was before ``Normalize``."""
+        known = [one for step in self.fs for one in step.transforms if isinstance(one, Normalize)]
+        for one in known:
+            x = (one.decode(x[0]), *x[1:]) if isinstance(x, tuple) else one.decode(x)
+        return x
+
+    def add(self, ts: Any) -> None:
+        """Add one transform or several to what the loaders do.
+
+        Raises:
+            ConfigError: They do not fit those that are there.
+        """
+        if self.on_add is not None:
+            self.on_add(as_list(ts))
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield the steps."""
+        return iter(self.fs)
+
+    def __getitem__(self, index: int) -> Step:
+        """Return one step."""
+        return self.fs[index]
 
     def __repr__(self) -> str:
         return "Pipeline: " + " -> ".join(str(step) for step in self.fs)
@@ -95,18 +136,36 @@ class Steps:
         return len(self.fs)
 
 
-def item_steps(items: ItemPipeline) -> Steps:
+def item_steps(
+    items: ItemPipeline, *, on_add: Callable[[list[Any]], object] | None = None
+) -> Steps:
     """Return what is done to each image before it becomes part of a batch."""
-    own = [step_of_function(function) for function in items.before]
+
+    def by_hand(one: Any) -> Step:
+        return replace(step_of_function(one), act=lambda image: _after(one, image))
+
+    own = [by_hand(one) for one in items.before]
     if items.sizing is not None:
-        own.append(Step(name=type(items.sizing).__name__, settings=settings_of(items.sizing)))
-    own += [step_of_function(function) for function in items.after]
-    return Steps((*own, Step(name="ToTensor", settings={})))
+        name, settings = type(items.sizing).__name__, settings_of(items.sizing)
+        own.append(Step(name=name, settings=settings, act=items.sizing))
+    own += [by_hand(one) for one in items.after]
+    return Steps((*own, Step(name="ToTensor", settings={}, act=ToTensor())), on_add)
 
 
-def batch_steps(augmentation: BatchAugmentation) -> Steps:
+def _after(one: Any, image: Any) -> PILImage:
+    """Return an image after one item transform that is not a sizing."""
+    if isinstance(one, RandomFlip):
+        return one(image)
+    draws = torch.rand(NUM_OWN_DRAWS).tolist()
+    pixels = run_functions((one,), np.array(image), name="", draws=draws, training=True)
+    return PILImage.create(pixels)
+
+
+def batch_steps(
+    augmentation: BatchAugmentation, *, on_add: Callable[[list[Any]], object] | None = None
+) -> Steps:
     """Return what is done to a training batch; validation keeps only the size and nothing random."""
-    steps = [Step(name="IntToFloatTensor", settings={"div": 255.0})]
+    steps = [Step(name="IntToFloatTensor", settings={"div": 255.0}, act=IntToFloatTensor())]
     for kinds in _ORDER:
         transforms = [one for one in transforms_of(augmentation) if type(one) in kinds]
         if not transforms:
@@ -123,12 +182,16 @@ def batch_steps(augmentation: BatchAugmentation) -> Steps:
                 settings=_drawn(first),
                 members=tuple(members),
                 transforms=tuple(transforms),
+                act=Pipeline(transforms),
             )
         )
-    return Steps(tuple(steps))
+    for one in augmentation.own:
+        by_hand = Pipeline([one], split_idx=0)
+        steps.append(replace(step_of_function(one), transforms=(one,), act=by_hand))
+    return Steps(tuple(steps), on_add)
 
 
-def transforms_of(augmentation: BatchAugmentation) -> tuple[BatchTransform, ...]:
+def transforms_of(augmentation: BatchAugmentation) -> tuple[BatchTransform | OwnTransform, ...]:
     """Return the transforms of an augmentation, in the order in which they work."""
     rank: dict[type, tuple[int, int]] = {
         kind: (place, k) for place, kinds in enumerate(_ORDER) for k, kind in enumerate(kinds)
@@ -137,10 +200,11 @@ def transforms_of(augmentation: BatchAugmentation) -> tuple[BatchTransform, ...]
     return tuple(sorted(augmentation.transforms, key=lambda one: rank.get(type(one), last)))
 
 
-def step_of_function(function: Callable[..., object]) -> Step:
+def step_of_function(function: object) -> Step:
     """Return the step of a function, or of an object that can be called."""
-    name = getattr(function, "__name__", None) or type(function).__name__
-    return Step(name=name, settings={})
+    own = getattr(function, "name", None) if isinstance(function, OwnTransform) else None
+    name = own or getattr(function, "__name__", None) or type(function).__name__
+    return Step(name=name.strip(), settings={})
 
 
 def settings_of(transform: object) -> dict[str, Any]:
@@ -150,7 +214,7 @@ def settings_of(transform: object) -> dict[str, Any]:
     return {field.name: getattr(transform, field.name) for field in fields(transform) if field.repr}
 
 
-def _drawn(transform: BatchTransform) -> dict[str, Any]:
+def _drawn(transform: BatchTransform | OwnTransform) -> dict[str, Any]:
     """Return the settings of a transform without the draws that are left to chance."""
     return {
         name: value
@@ -195,13 +259,10 @@ class _Announced:
         return train, valid
 
 
-def summarise_block(
-    block: DataBlock, source: Any, *, getters: Getters, bs: int, path: Path | str
-) -> DataLoaders:
+def summarise_block(block: DataBlock, source: Any, *, bs: int, path: Path | str) -> DataLoaders:
     """Print what happens to the images of a source, and return its loaders.
 
-    ``getters`` give the image (None: the item is it) and the label of an item; ``bs`` is the number of first training images in the
-    batch.
+    ``bs`` is the number of first training images in the batch.
 
     Raises:
         DataError: The data has faults; the message has all that were found.
@@ -211,6 +272,7 @@ def summarise_block(
     if bs < 1:
         raise ConfigError(f"A batch has at least one image. Received: bs={bs}")
     say(f"Setting-up type transforms pipelines\nCollecting items from {_short(source)}")
+    getters = block.getters_used()
     announced = _Announced(splitter=RandomSplitter() if block.splitter is None else block.splitter)
     split_block = replace(block, splitter=announced)
     image_steps, label_steps = _type_steps(block, getters=getters, vocab=None)
@@ -257,7 +319,7 @@ def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
     targets = as_target(loaders.table.targets[rows], task=loaders.table.task).to(loaders.device)
     say("\nApplying batch_tfms to the batch built")
     values: list[tuple[Tensor, Tensor]] = []
-    transforms: list[BatchTransform] = []
+    transforms: list[BatchTransform | OwnTransform] = []
     for step in together.fs:
         transforms += step.transforms
         augment = BatchAugmentation(transforms, seed=loaders.seed)
@@ -274,19 +336,16 @@ def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
 def _images_after(loaders: DataLoaders, image: PILImage) -> list[PILImage | TensorImage]:
     """Return an image after each of its item transforms, as training may see it."""
     items = loaders.reader.items
-    pixels: NDArray[np.uint8] = np.array(image)
     made: list[PILImage | TensorImage] = []
-    for function in items.before:
-        pixels = function(pixels)
-        made.append(PILImage.create(pixels))
+    for one in items.before:
+        made.append(image := _after(one, image))
     if items.sizing is not None:
-        presized = items.sizing.presize(PILImage.create(pixels), training=True)
-        pixels = np.array(items.sizing.view(presized, draws=[0.5] * items.sizing.num_draws))
-        made.append(PILImage.create(pixels))
-    for function in items.after:
-        pixels = function(pixels)
-        made.append(PILImage.create(pixels))
-    return [*made, TensorImage(torch.from_numpy(pixels).permute(2, 0, 1))]
+        presized = items.sizing.presize(image, training=True)
+        seen = items.sizing.view(presized, draws=[0.5] * items.sizing.num_draws)
+        made.append(image := PILImage.create(np.array(seen)))
+    for one in items.after:
+        made.append(image := _after(one, image))
+    return [*made, ToTensor()(image)]
 
 
 def _collated(loaders: DataLoaders, rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vizsla.augment.apply import Sampling, augment_images
-from vizsla.augment.batch_augmentation import BatchTransform, act, as_batch, in_form_of
+from vizsla.augment.batch_augmentation import act, as_batch, in_form_of
 from vizsla.augment.colour import Brightness, Contrast
 from vizsla.augment.geometry import Dihedral, Flip, Rotate, Warp, Zoom
 from vizsla.augment.kernels import area_average, prefilter_sizes, sample_at, sampling_grid
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from vizsla.augment.batch_augmentation import Draw
     from vizsla.augment.kernels import Mode, PadMode
     from vizsla.types import Size, Task
-
-    Step = BatchTransform | Callable[[Tensor], Tensor]
-    Runs = list[list[BatchTransform] | Callable[[Tensor], Tensor]]
 
 
 class _Sampling(TypedDict):
@@ -150,7 +147,7 @@ class TensorImage(Tensor):
         **options: Unpack[_Geometry],
     ) -> TensorImage:
         """Mirror left and right, as ``Flip``."""
-        return Pipeline([Flip(draw=draw, **options)], generator=generator)(self)
+        return TensorImage(act([Flip(draw=draw, **options)], self, generator=generator))
 
     def dihedral_batch(
         self,
@@ -160,7 +157,7 @@ class TensorImage(Tensor):
         **options: Unpack[_Geometry],
     ) -> TensorImage:
         """Apply a symmetry of the square, as ``Dihedral``."""
-        return Pipeline([Dihedral(draw=draw, **options)], generator=generator)(self)
+        return TensorImage(act([Dihedral(draw=draw, **options)], self, generator=generator))
 
     def rotate(
         self,
@@ -171,7 +168,7 @@ class TensorImage(Tensor):
         **options: Unpack[_Geometry],
     ) -> TensorImage:
         """Turn about the middle, as ``Rotate``."""
-        return Pipeline([Rotate(max_deg, draw=draw, **options)], generator=generator)(self)
+        return TensorImage(act([Rotate(max_deg, draw=draw, **options)], self, generator=generator))
 
     def zoom(
         self,
@@ -187,7 +184,7 @@ class TensorImage(Tensor):
         """Magnify about a point, as ``Zoom``."""
         point = {"draw_x": draw_x, "draw_y": draw_y}
         transform = Zoom(min_zoom, max_zoom, draw=draw, **point, **options)
-        return Pipeline([transform], generator=generator)(self)
+        return TensorImage(act([transform], self, generator=generator))
 
     def warp(
         self,
@@ -200,19 +197,19 @@ class TensorImage(Tensor):
     ) -> TensorImage:
         """Change the perspective, as ``Warp``."""
         transform = Warp(magnitude, draw_x=draw_x, draw_y=draw_y, **options)
-        return Pipeline([transform], generator=generator)(self)
+        return TensorImage(act([transform], self, generator=generator))
 
     def brightness(
         self, *, generator: torch.Generator | None = None, **options: Unpack[_Lighting]
     ) -> TensorImage:
         """Make lighter or darker, as ``Brightness``."""
-        return Pipeline([Brightness(**options)], generator=generator)(self)
+        return TensorImage(act([Brightness(**options)], self, generator=generator))
 
     def contrast(
         self, *, generator: torch.Generator | None = None, **options: Unpack[_Lighting]
     ) -> TensorImage:
         """Change the contrast, as ``Contrast``."""
-        return Pipeline([Contrast(**options)], generator=generator)(self)
+        return TensorImage(act([Contrast(**options)], self, generator=generator))
 
     def show(
         self,
@@ -238,60 +235,6 @@ class TensorImage(Tensor):
             )
         plain = self.as_subclass(Tensor).expand(3, -1, -1)  # so that grey is drawn grey
         return show_image(plain, ctx=ctx, title=title, figsize=figsize)
-
-
-class Pipeline:
-    """Transforms that act on images when called, whatever they are for in training.
-
-    Neighbouring batch transforms are composed as in training: one interpolation, one colour step. A ``Normalize`` among them acts
-    after the others. Any other function acts alone, in its place.
-
-    Args:
-        transforms: Batch transforms, and functions of a tensor that return a tensor.
-        generator: Source of random draws; ``None``: torch's default generator (``torch.manual_seed``).
-
-    Examples:
-        >>> composed = Pipeline(setup_aug_tfms([Rotate(draw=30, p=1, size=224), Zoom(draw=1.2, p=1)]))(images)
-    """
-
-    def __init__(
-        self, transforms: Sequence[Step], *, generator: torch.Generator | None = None
-    ) -> None:
-        self.transforms = tuple(transforms)
-        self.generator = generator
-
-    def __call__(self, images: Tensor) -> TensorImage:
-        """Return transformed images.
-
-        Args:
-            images: ``(C, H, W)`` or ``(B, C, H, W)``, uint8 0-255 or float 0-1.
-
-        Raises:
-            ConfigError: A transform cannot be composed with its neighbours (two crops, for example).
-        """
-        found = TensorImage(images)
-        for run in self._runs():
-            if callable(run):
-                found = TensorImage(run(found))
-            else:
-                found = TensorImage(act(run, found, generator=self.generator))
-        return found
-
-    def __repr__(self) -> str:
-        names = (getattr(step, "__name__", type(step).__name__) for step in self.transforms)
-        return "Pipeline: " + " -> ".join(name for name in names if name != "noop")
-
-    def _runs(self) -> Runs:
-        """Return the steps, neighbouring batch transforms together."""
-        runs: Runs = []
-        for step in self.transforms:
-            if not isinstance(step, BatchTransform):
-                runs.append(step)
-            elif runs and isinstance(runs[-1], list):
-                runs[-1].append(step)
-            else:
-                runs.append([step])
-        return runs
 
 
 def _seen(

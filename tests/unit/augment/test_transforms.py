@@ -64,7 +64,7 @@ REFERENCE_NAMES = {
 }
 WRONG: Any = "linear"
 NOT_A_NUMBER: Any = "much"
-NOT_AN_OBJECT: Any = Flip
+NOT_AN_OBJECT: Any = len
 COMPARED = ("p", "max_deg", "min_zoom", "max_zoom", "magnitude", "batch")
 
 
@@ -214,7 +214,7 @@ REFUSED: list[tuple[Callable[[], Any], list[str]]] = [
         (lambda: RandomResizedCropGPU(0), ["positive whole number", "0"]),
         (lambda: Rotate(draw=NOT_A_NUMBER), ["Rotate(draw=...)", "number"]),
         (lambda: aug_transforms(min_scale=0.5), ["size=", "min_scale=0.5"]),
-        (lambda: BatchAugmentation([NOT_AN_OBJECT]), ["object", "Flip(", "class"]),
+        (lambda: BatchAugmentation([NOT_AN_OBJECT]), ["object", "Flip(", "len"]),
         (lambda: BatchAugmentation([RandomResizedCropGPU(9)] * 2), ["Only one", "RandomResizedCropGPU"]),
         (lambda: BatchAugmentation([RandomErasing()] * 2), ["Only one", "RandomErasing"]),
         (lambda: BatchAugmentation([Normalize(), Normalize((0,), (1,))]), ["Only one", "Normalize", "mean"]),

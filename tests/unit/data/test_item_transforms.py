@@ -97,7 +97,7 @@ def test_impossible_lists_are_refused():
         ("Resize", "'Resize'"),
         ([Resize(10), Resize(20)], "size=(20, 20)"),
         ([Resize(10), CropPad(5)], "CropPad(size=(5, 5)"),
-        (Resize, "class"),
+        (Resize, "Resize(...)"),
         ([Flip()], "Flip("),
         ([Rotate()], "Rotate("),
         ([Resize((24, 32)), DihedralItem()], "size=(24, 32)"),

@@ -347,8 +347,8 @@ def test_transforms_can_be_added(dls: DataLoaders):
 def test_datasets_hold_both_sets(pets: DataBlock, breeds: Path):
     sets = pets.datasets(breeds)
     assert (len(sets), len(sets.train), len(sets.valid), sets.c) == (20, 16, 4, 4)
-    assert repr(sets[0]) == repr(sets.train[0])
-    assert repr(sets[16]) == repr(sets.valid[0])
+    for first, part in ((sets.splits[0][0], sets.train), (sets.splits[1][0], sets.valid)):
+        assert repr(sets[first]) == repr(part[0])
     assert sets.vocab == BREEDS
 
 

@@ -17,7 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vizsla.augment.batch_augmentation import BatchTransform
+from vizsla.augment.batch_augmentation import (
+    NUM_OWN_DRAWS,
+    BatchTransform,
+    OwnTransform,
+    instances,
+)
 from vizsla.data.images.sizing import Pixels, Sizing
 from vizsla.errors import ConfigError
 from vizsla.types import SYMMETRIES
@@ -100,7 +105,7 @@ class DihedralItem(RandomFlip):
 ImageFunction = Callable[[Pixels], Pixels]
 """A custom item transform: uint8 ``(H, W, 3)`` to uint8 ``(H, W, 3)``; it may write into what it is given."""
 
-ItemTransform = Sizing | RandomFlip | ImageFunction
+ItemTransform = Sizing | RandomFlip | ImageFunction | OwnTransform
 ItemTransforms = ItemTransform | Sequence[ItemTransform] | None
 
 
@@ -123,19 +128,19 @@ class ItemPipeline:
         after: Functions that see the image at its size, called each time it is used, and random flips.
     """
 
-    before: tuple[ImageFunction, ...] = ()
+    before: tuple[ImageFunction | OwnTransform, ...] = ()
     sizing: Sizing | None = None
-    after: tuple[RandomFlip | ImageFunction, ...] = ()
+    after: tuple[RandomFlip | ImageFunction | OwnTransform, ...] = ()
 
     @property
     def num_draws(self) -> int:
-        """Random numbers that a training view takes."""
+        """Random numbers that a training view takes: of the sizing, of what follows it, and of what comes before it."""
         own = 0 if self.sizing is None else self.sizing.num_draws
-        return own + sum(one.num_draws for one in self.after if isinstance(one, RandomFlip))
+        return own + sum(map(_num_draws, (*self.after, *self.before)))
 
     @property
-    def functions(self) -> tuple[ImageFunction, ...]:
-        """All functions that the user wrote."""
+    def functions(self) -> tuple[ImageFunction | OwnTransform, ...]:
+        """All functions and transforms that the user wrote."""
         return (*self.before, *(one for one in self.after if not isinstance(one, RandomFlip)))
 
     def cover(self, *, training: bool) -> Size | None:
@@ -143,6 +148,14 @@ class ItemPipeline:
         if self.sizing is None or self.before:
             return None
         return self.sizing.cover(training=training)
+
+    def prepare(
+        self, pixels: Pixels, *, draws: Sequence[float] | None, training: bool, name: str
+    ) -> Pixels:
+        """Return a decoded image, which may be written to, as the sizing gets it; arguments as in ``view``."""
+        first = self.num_draws - sum(map(_num_draws, self.before))
+        own = None if draws is None else draws[first:]
+        return run_functions(self.before, pixels, name=name, draws=own, training=training)
 
     def view(self, presized: Pixels, *, draws: Sequence[float] | None, name: str) -> Pixels:
         """Return what a network sees of a presized image, which is not changed.
@@ -155,13 +168,21 @@ class ItemPipeline:
             seen, first = self.sizing.view(presized, draws=draws), self.sizing.num_draws
         is_own = False  # Functions may write into what they get.
         for one in self.after:
+            own = None if draws is None else draws[first : first + _num_draws(one)]
+            first += _num_draws(one)
             if not isinstance(one, RandomFlip):
-                seen = run_functions((one,), seen if is_own else seen.copy(), name=name)
+                seen = seen if is_own else seen.copy()
+                seen = run_functions((one,), seen, name=name, draws=own, training=draws is not None)
                 is_own = True
-            elif draws is not None:
-                seen = one.view(seen, draws=draws[first : first + one.num_draws])
-                first += one.num_draws
+            elif own is not None:
+                seen = one.view(seen, draws=own)
         return seen
+
+
+def _num_draws(one: RandomFlip | ImageFunction | OwnTransform) -> int:
+    if isinstance(one, RandomFlip):
+        return one.num_draws
+    return NUM_OWN_DRAWS if isinstance(one, OwnTransform) else 0
 
 
 def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
@@ -177,19 +198,20 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     if isinstance(item_tfms, ItemPipeline):
         return item_tfms
     listed: list[Any] = list(item_tfms) if isinstance(item_tfms, list | tuple) else [item_tfms]
-    transforms = [transform for transform in listed if transform is not None]
-    usable = all(callable(one) and not isinstance(one, type | BatchTransform) for one in transforms)
+    transforms = instances(listed)
+    usable = all(callable(one) and not isinstance(one, BatchTransform) for one in transforms)
     places = [place for place, one in enumerate(transforms) if isinstance(one, Sizing)]
     if len(places) > 1 or not usable:
         raise ConfigError(
             "item_tfms is one Resize, as in Resize(460), or another of RandomResizedCrop, RandomCrop, CropPad and "
-            "RatioResize, or a list with one of them, FlipItem or DihedralItem, and functions of uint8 arrays. "
+            "RatioResize, or a list with one of them, FlipItem or DihedralItem, functions of uint8 arrays, and Transform. "
             f"Received: {item_tfms!r}"
         )
     place = places[0] if places else -1
     sizing: Sizing | None = transforms[place] if places else None
     first = transforms[:place] if places else []
-    early = [one for one in first if isinstance(one, RandomFlip)]
+    early = [one for one in first if isinstance(one, RandomFlip) or _order(one) > _SIZING_ORDER]
+    first = [one for one in first if one not in early]
     after = (*early, *transforms[place + 1 :])
     size = None if sizing is None else sizing.size
     turns = any(isinstance(one, DihedralItem) for one in after)
@@ -199,26 +221,51 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
             "Use a square, or FlipItem."
         )
     return ItemPipeline(
-        before=tuple(one for one in first if not isinstance(one, RandomFlip)),
+        before=tuple(sorted(first, key=_order)),
         sizing=sizing,
-        after=after,
+        after=tuple(sorted(after, key=_order)),
     )
 
 
-def function_name(function: Callable[..., object]) -> str:
+_SIZING_ORDER = 1
+"""A ``Transform`` of a larger order works after the sizing, wherever it is listed."""
+
+
+def _order(one: RandomFlip | ImageFunction | OwnTransform) -> int:
+    return one.order if isinstance(one, OwnTransform) else 0
+
+
+def function_name(function: object) -> str:
     """Return how messages name a function: its name without the module, or its repr."""
     return getattr(function, "__qualname__", None) or repr(function)
 
 
-def run_functions(functions: Sequence[ImageFunction], pixels: Pixels, *, name: str) -> Pixels:
-    """Return pixels, which may be written to, after functions that the user wrote; ``name`` is how messages name the image.
+def run_functions(
+    functions: Sequence[ImageFunction | OwnTransform],
+    pixels: Pixels,
+    *,
+    name: str,
+    draws: Sequence[float] | None = None,
+    training: bool = False,
+) -> Pixels:
+    """Return pixels, which may be written to, after functions and transforms that the user wrote.
+
+    ``name`` is how messages name the image; ``draws`` are the random numbers of the transforms, None in validation.
 
     Raises:
         ConfigError: A function failed, or returned anything but uint8 ``(H, W, 3)``.
     """
+    first = 0
     for function in functions:
         try:
-            result: Any = function(pixels)
+            if isinstance(function, OwnTransform):
+                own = (0.0, 0.0) if draws is None else draws[first : first + NUM_OWN_DRAWS]
+                first += NUM_OWN_DRAWS
+                result: Any = function.on_pixels(pixels, draws=own, training=training)
+            else:
+                result = function(pixels)
+        except ConfigError:
+            raise
         except Exception as error:
             raise ConfigError(
                 f"The item transform {function_name(function)} failed on the image {name}: "

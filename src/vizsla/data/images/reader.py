@@ -28,7 +28,6 @@ from vizsla.data.images.item_transforms import (
     ItemPipeline,
     ItemTransforms,
     item_pipeline,
-    run_functions,
 )
 from vizsla.data.images.sizing import resampler, size_of
 
@@ -156,7 +155,8 @@ class ImageReader:
             if on_image is not None:
                 on_image(image if isinstance(image, Image.Image) else Image.fromarray(image))
             if items.before:
-                image = Image.fromarray(run_functions(items.before, np.array(image), name=name))
+                pixels = items.prepare(np.array(image), draws=draws, training=training, name=name)
+                image = Image.fromarray(pixels)
             if sizing is None:
                 kept = np.asarray(image)
             elif isinstance(image, Image.Image):

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from vizsla.data.images.sizing import Sizing
     from vizsla.lists import L
     from vizsla.machine import NumWorkers
-    from vizsla.notebook.batches import ImageItems
+    from vizsla.notebook.datasets import Datasets
     from vizsla.notebook.summary import Steps
 
 
@@ -263,11 +263,11 @@ class DataLoader:
         return self._num_looks - 1
 
     @property
-    def dataset(self) -> ImageItems:
+    def dataset(self) -> Datasets:
         """Images and labels, before any transform."""
-        from vizsla.notebook.batches import ImageItems
+        from vizsla.notebook.datasets import Datasets
 
-        return ImageItems(self.table, self.rows)
+        return Datasets.of_table(self.table, self.rows)
 
     @property
     def items(self) -> L[Any]:
@@ -276,10 +276,14 @@ class DataLoader:
 
     @property
     def after_item(self) -> Steps:
-        """What is done to each image."""
+        """What is done to each image; ``add`` adds to it."""
+        from vizsla.notebook.batches import with_items
         from vizsla.notebook.summary import item_steps
 
-        return item_steps(self.loader.reader.items)
+        def add(transforms: list[Any]) -> None:
+            self.loader.reader = with_items(self.loader.reader, transforms)
+
+        return item_steps(self.loader.reader.items, on_add=add)
 
     @property
     def before_batch(self) -> Steps:
@@ -290,10 +294,20 @@ class DataLoader:
 
     @property
     def after_batch(self) -> Steps:
-        """What is done to a training batch; validation batches are only resized."""
+        """What is done to a training batch; validation batches are only resized; ``add`` adds to it."""
+        from vizsla.notebook.batches import with_batch_transforms
         from vizsla.notebook.summary import batch_steps
 
-        return batch_steps(self.augmentation)
+        def add(transforms: list[Any]) -> None:
+            self.augmentation = with_batch_transforms(self.augmentation, transforms)
+
+        return batch_steps(self.augmentation, on_add=add)
+
+    def decode(self, b: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return a batch ``b`` (see ``one_batch``) with its images as bytes, ``TensorImage`` uint8 ``(B, 3, H, W)``."""
+        from vizsla.notebook.batches import as_bytes
+
+        return as_bytes(b[0]), *b[1:]
 
     def decode_batch(self, b: Sequence[Tensor], max_n: int = 9) -> L[Any]:
         """Return the first ``max_n`` images of a batch ``b`` (see ``one_batch``) as bytes, with their labels in words.
@@ -643,17 +657,17 @@ class DataLoaders:
         return [self.train, self.valid]
 
     @property
-    def train_ds(self) -> ImageItems:
+    def train_ds(self) -> Datasets:
         """Training images with their labels, before any transform."""
         return self.train.dataset
 
     @property
-    def valid_ds(self) -> ImageItems:
+    def valid_ds(self) -> Datasets:
         """Validation images with their labels, before any transform."""
         return self.valid.dataset
 
     @property
-    def dataset(self) -> ImageItems:
+    def dataset(self) -> Datasets:
         """Training images with their labels, before any transform."""
         return self.train.dataset
 
@@ -676,8 +690,8 @@ class DataLoaders:
 
     @property
     def after_item(self) -> Steps:
-        """What is done to each image."""
-        return self.train.after_item
+        """What is done to each image; ``add`` adds to it for both loaders."""
+        return replace(self.train.after_item, on_add=partial(self.add_tfms, event="after_item"))
 
     @property
     def before_batch(self) -> Steps:
@@ -686,8 +700,12 @@ class DataLoaders:
 
     @property
     def after_batch(self) -> Steps:
-        """What is done to a training batch."""
-        return self.train.after_batch
+        """What is done to a training batch; ``add`` adds to it for both loaders."""
+        return replace(self.train.after_batch, on_add=partial(self.add_tfms, event="after_batch"))
+
+    def decode(self, b: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return a batch with its images as bytes; see ``DataLoader.decode``."""
+        return self.train.decode(b)
 
     def decode_batch(self, b: Sequence[Tensor], max_n: int = 9) -> L[Any]:
         """Return the images of a batch as bytes, with their labels in words; see ``DataLoader.decode_batch``."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import numpy as np
 import torch
+from PIL import Image
 
+from vizsla.augment.batch_augmentation import instances
+from vizsla.data.images.item_transforms import function_name
 from vizsla.data.loading.dataloaders import (
     BatchTransforms,
+    DataLoader,
     DataLoaders,
     LoaderOptions,
     check_loader_options,
@@ -51,16 +55,36 @@ from vizsla.text import counted, quoted
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Unpack
 
     from vizsla.data.images.item_transforms import ItemTransforms
-    from vizsla.notebook.batches import Datasets
+    from vizsla.data.images.sizing import Pixels
+    from vizsla.notebook.datasets import Datasets
     from vizsla.types import ClassType, ImageTable, Task
 
 
 @dataclass(frozen=True)
 class ImageBlock:
-    """The input is an image."""
+    """The input is an image.
+
+    Args:
+        cls: The class that notebooks open images with. ``PILImageBW`` makes colours grey; images keep three channels, which are
+            equal then.
+    """
+
+    cls: type[Image.Image] | None = field(default=None, repr=False)
+
+    @property
+    def item_tfms(self) -> list[Any]:
+        """What is done to images because of the class."""
+        return [make_grey] if getattr(self.cls, "is_grey", False) else []
+
+
+def make_grey(pixels: Pixels) -> Pixels:
+    """Return an image uint8 ``(H, W, 3)`` with three equal channels."""
+    grey = np.asarray(Image.fromarray(pixels).convert("L"))
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 @dataclass(frozen=True)
@@ -259,6 +283,115 @@ def _say_types(images: LabelledImages, class_type: ClassType | None) -> Labelled
 OutputBlock = CategoryBlock | MultiCategoryBlock | RegressionBlock
 
 
+@dataclass(frozen=True)
+class TransformBlock:
+    """A block by its transforms: those that open an image, or those that make a label what is predicted.
+
+    Args:
+        type_tfms: Functions of an item. For images the last but those of images is ``PILImage.create``; for labels the last is
+            ``Categorize()``, ``MultiCategorize()`` or ``RegressionSetup()``. Without them, ``DataBlock.datasets`` gives items as
+            they are.
+        item_tfms: As ``DataBlock`` takes them; those of the ``DataBlock`` follow.
+        batch_tfms: As ``DataBlock`` takes them; those of the ``DataBlock`` follow.
+        dl_type: Not supported; loaders are always ours.
+        dls_kwargs: Options for ``DataBlock.dataloaders``.
+    """
+
+    type_tfms: Any = None
+    item_tfms: Any = None
+    batch_tfms: Any = None
+    dl_type: Any = None
+    dls_kwargs: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_loader_type(self.dl_type)
+
+
+def check_loader_type(dl_type: Any) -> None:
+    """Raise a ConfigError for a class of loaders that is not ours."""
+    if dl_type not in (None, DataLoader):
+        raise ConfigError(
+            f"dl_type is not supported; leave it out. Received: {dl_type!r}. Classes of unequal size: balance='sample'."
+        )
+
+
+def as_steps(transforms: Any) -> list[Any]:
+    """Return transforms, given as one, a list, or a pipeline, as a list in the order in which they work."""
+    listed = as_list(getattr(transforms, "fs", transforms))
+    made = [one() if isinstance(one, type) else one for one in listed]
+    return sorted(made, key=lambda one: getattr(one, "order", 0))
+
+
+def as_list(transforms: Any) -> list[Any]:
+    """Return transforms, given as one or a list, as a list without None."""
+    listed = transforms if isinstance(transforms, list | tuple) else [transforms]
+    return [one for one in listed if one is not None]
+
+
+def image_steps(transforms: Any) -> tuple[Callable[[Any], Any] | None, ImageBlock, list[Any]]:
+    """Divide transforms that open an image: what gives its path (None: the item), the block, and item transforms.
+
+    Raises:
+        ConfigError: None of them is ``PILImage.create``.
+    """
+    steps = as_steps(transforms)
+    openers = [getattr(step, "function", step) for step in steps]
+    place = next((place for place, one in enumerate(openers) if _opens_images(one)), None)
+    if place is None:
+        names = ", ".join(map(_step_name, steps)) or "nothing"
+        raise ConfigError(
+            f"The transforms of the image are {names}; none of them is PILImage.create. Images are read by vizsla: put "
+            "PILImage.create in place of a function of yours that opens them, after those that make the path, and before those that "
+            "change the image. Pairs of images, masks, points, boxes, text and tables are not supported."
+        )
+    path_of = composed(steps[:place]) if place else None
+    block = ImageBlock(getattr(openers[place], "__self__", None))
+    return path_of, block, instances(steps[place + 1 :])
+
+
+def label_steps(transforms: Any) -> tuple[list[Callable[[Any], Any]], OutputBlock]:
+    """Divide transforms of a label: the functions that give it, and the block.
+
+    Raises:
+        ConfigError: None of them says what is predicted.
+    """
+    steps = as_steps(transforms)
+    places = [place for place, one in enumerate(steps) if hasattr(one, "output_block")]
+    later = [] if not places else instances(steps[places[0] + 1 :])
+    if len(places) != 1 or any(type(one).__name__ != "OneHotEncode" for one in later):
+        names = ", ".join(map(_step_name, steps)) or "nothing"
+        raise ConfigError(
+            f"The transforms of the label are {names}. One of Categorize(), MultiCategorize(), EncodedMultiCategorize(vocab) and "
+            "RegressionSetup() says what is predicted: put it last (OneHotEncode() may follow)."
+        )
+    return steps[: places[0]], steps[places[0]].output_block()
+
+
+def composed(functions: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Return functions as one: the only one itself."""
+    if len(functions) == 1:
+        return getattr(functions[0], "function", functions[0])
+
+    def one_after_the_other(item: Any) -> Any:
+        for function in functions:
+            item = function(item)
+        return item
+
+    return one_after_the_other
+
+
+def _opens_images(function: Any) -> bool:
+    owner = getattr(function, "__self__", None)
+    is_create = getattr(function, "__name__", "") == "create"
+    return function is Image.open or (
+        is_create and isinstance(owner, type) and issubclass(owner, Image.Image)
+    )
+
+
+def _step_name(step: Any) -> str:
+    return function_name(getattr(step, "function", step))
+
+
 def fixed_images(
     images: LabelledImages, block: OutputBlock, fixes: Fixes, *, new_classes: bool = False
 ) -> tuple[LabelledImages, frozenset[int]]:
@@ -285,7 +418,9 @@ def fixed_images(
 OutputBlockOrClass = (
     OutputBlock | type[CategoryBlock] | type[MultiCategoryBlock] | type[RegressionBlock]
 )
-BlockOrClass = ImageBlock | type[ImageBlock] | OutputBlockOrClass
+BlockOrClass = (
+    ImageBlock | type[ImageBlock] | OutputBlockOrClass | TransformBlock | type[TransformBlock]
+)
 
 _CHOICE = (
     "CategoryBlock (one of several classes), MultiCategoryBlock (any number of them, multi-label) or RegressionBlock "
@@ -293,16 +428,29 @@ _CHOICE = (
 )
 
 
-def output_block(blocks: Sequence[BlockOrClass]) -> OutputBlock:
-    """Return the block of the labels; ``blocks`` must be an image and one kind of label."""
-    made = [block() if isinstance(block, type) else block for block in blocks]
-    if len(made) == 2 and isinstance(made[0], ImageBlock) and isinstance(made[1], OutputBlock):
-        return made[1]
+_USUAL: tuple[BlockOrClass, ...] = (ImageBlock, CategoryBlock)
+
+
+def output_block(blocks: Sequence[BlockOrClass] | None) -> OutputBlock:
+    """Return the block of the labels; ``blocks`` must be an image and one kind of label, ``None`` is a category."""
+    blocks = _USUAL if blocks is None else blocks
+    made = _instances(blocks)
+    if len(made) == 2 and isinstance(made[0], ImageBlock | TransformBlock):
+        if isinstance(made[0], TransformBlock):
+            image_steps(made[0].type_tfms)
+        if isinstance(made[1], OutputBlock):
+            return made[1]
+        if isinstance(made[1], TransformBlock):
+            return label_steps(made[1].type_tfms)[1]
     names = [block.__name__ if isinstance(block, type) else repr(block) for block in blocks]
     raise ConfigError(
         f"blocks is an ImageBlock, one image in, and one block for its label: {_CHOICE}. "
         f"Received: ({', '.join(names)})"
     )
+
+
+def _instances(blocks: Iterable[BlockOrClass]) -> list[Any]:
+    return [block() if isinstance(block, type) else block for block in blocks]
 
 
 def block_for_labels(labels: Iterable[Any], y_block: OutputBlockOrClass | None) -> OutputBlock:
@@ -358,18 +506,21 @@ class DataBlock:
 
     Args:
         blocks: Input and output, classes or instances: ``ImageBlock``, and ``CategoryBlock``, ``MultiCategoryBlock`` or
-            ``RegressionBlock``.
+            ``RegressionBlock``; or a ``TransformBlock`` in place of each. ``None`` is an image and a category; ``datasets`` then
+            gives what ``get_x`` and ``get_y`` return, and opens nothing.
         dl_type: Not supported; loaders are always ours.
         getters: ``(get_x, get_y)`` in one list.
         n_inp: Number of inputs, 1.
         item_tfms: A ``Resize`` (or ``RandomResizedCrop``, ``RandomCrop``, ``CropPad``, ``RatioResize``), or a list of one
-            of these and functions of uint8 ``(H, W, 3)`` arrays. Functions before it see the whole decoded image, functions
-            after it the resized one, in training and validation alike.
-        batch_tfms: Augmentations, as ``aug_transforms`` gives them.
+            of these, functions of uint8 ``(H, W, 3)`` arrays, and ``Transform`` objects. Those before it see the whole decoded
+            image, those after it the resized one; functions act in training and validation alike. A ``Transform`` of an order
+            above 1 comes after it, wherever it is listed.
+        batch_tfms: Augmentations, as ``aug_transforms`` gives them, and ``Transform`` objects, which act on their result.
         get_items: Called with the source, returns the items; ``None``: the source is the items.
         splitter: Called with the items, returns the positions of the training and of the validation items; ``None`` is
             ``RandomSplitter()``.
-        get_y: Called with an item, returns its label: a class, a list of classes, a number or a list of numbers.
+        get_y: Called with an item, returns its label: a class, a list of classes, a number or a list of numbers. Several
+            functions, one after the other, are a ``Pipeline``.
         get_x: Called with an item, returns the path of its image; ``None``: the item is the path.
         fixes: A file of fixes, or what ``read_fixes`` returns: labels to change and images to drop, in the sets that the
             splitter made.
@@ -390,24 +541,24 @@ class DataBlock:
         >>> loaders = pets.dataloaders(Path("breeds"))
     """
 
-    blocks: Sequence[BlockOrClass] = (ImageBlock, CategoryBlock)
-    dl_type: None = None
-    getters: Sequence[Callable[[Any], Any]] | None = None
+    blocks: Sequence[BlockOrClass] | None = None
+    dl_type: Any = None
+    getters: Sequence[Callable[[Any], Any] | None] | None = None
     n_inp: int = 1
     item_tfms: ItemTransforms = None
     batch_tfms: BatchTransforms = None
     _: KW_ONLY
     get_items: Callable[[Any], Any] | None = None
     splitter: Splitter | None = None
-    get_y: Callable[[Any], Any] | None = None
+    get_y: Callable[[Any], Any] | Sequence[Callable[[Any], Any]] | None = None
     get_x: Callable[[Any], Any] | Sequence[Callable[[Any], Any]] | None = None
     fixes: Fixes = None
     new_classes: bool = False
 
     def __post_init__(self) -> None:
-        output_block(self.blocks)
-        if self.dl_type is not None:
-            raise ConfigError(f"dl_type is not supported; leave it out. Received: {self.dl_type!r}")
+        if not self._gives_items:
+            output_block(self.blocks)
+        check_loader_type(self.dl_type)
         if self.n_inp != 1:
             raise ConfigError(
                 f"n_inp is 1, the image; other numbers of inputs are not supported. Received: {self.n_inp!r}"
@@ -418,10 +569,13 @@ class DataBlock:
             )
         if self.getters is not None and (self.get_x is not None or self.get_y is not None):
             raise ConfigError("Give either getters or get_x and get_y, not both.")
-        if isinstance(self.get_x, Sequence) and len(self.get_x) != 1:
-            raise ConfigError(
-                f"get_x needs 1 function, for the one input. Received: {len(self.get_x)}"
-            )
+        for name in ("get_x", "get_y"):
+            getter = getattr(self, name)
+            if isinstance(getter, list | tuple) and len(getter) != 1:
+                raise ConfigError(
+                    f"{name} needs 1 function, there is one image with one label. Received: {len(getter)}. For several functions, "
+                    f"one after the other: {name}=Pipeline([...])."
+                )
         check_loader_options({}, self.item_tfms)
 
     def resolve(self, source: Any, path: Path | str = ".") -> ImageTable:
@@ -455,7 +609,7 @@ class DataBlock:
         used = sorted({*train, *valid})
         position_of = {item: position for position, item in enumerate(used)}
         chosen = items.iloc[used] if is_frame else [items[position] for position in used]
-        get_x, get_y = self._getters()
+        get_x, get_y = self.getters_used()
         found, labels = _read_all(chosen, get_x, get_y)
         is_folder = isinstance(source, str | Path) and Path(source).is_dir()
         images = LabelledImages(
@@ -496,15 +650,46 @@ class DataBlock:
             DataError: Something is wrong with the data.
             ConfigError: One of the arguments cannot work.
         """
-        check_loader_options(options, self.item_tfms)
-        table = self.resolve(source, path)
+        plain = self.plain()
+        for block in _instances(self.blocks or ()):
+            defaults: Any = getattr(block, "dls_kwargs", None) or {}
+            options = cast("LoaderOptions", {**defaults, **options})
+        check_loader_options(options, plain.item_tfms)
+        table = plain.resolve(source, path)
         loaders = DataLoaders.from_table(
-            table, self.item_tfms, self.batch_tfms, seed=seed, **options
+            table, plain.item_tfms, plain.batch_tfms, seed=seed, **options
         )
         loaders.path = Path(path)
-        get_x, get_y = self._getters()
-        loaders.getters = (get_x, item_labeller(output_block(self.blocks), get_y, table.vocab))
+        get_x, get_y = plain.getters_used()
+        loaders.getters = (get_x, item_labeller(output_block(plain.blocks), get_y, table.vocab))
         return loaders
+
+    def plain(self) -> DataBlock:
+        """Return the same description without ``TransformBlock``: their transforms are among the other arguments."""
+        image, label = _instances(_USUAL if self.blocks is None else self.blocks)
+        get_x, get_y = self.getters or (_only(self.get_x), _only(self.get_y))
+        item_tfms: list[Any] = []
+        batch_tfms: list[Any] = []
+        for block in (image, label):
+            if isinstance(block, TransformBlock):
+                item_tfms += as_steps(block.item_tfms)
+                batch_tfms += as_steps(block.batch_tfms)
+        if isinstance(image, TransformBlock):
+            path_of, image, steps = image_steps(image.type_tfms)
+            get_x = composed([one for one in (get_x, path_of) if one is not None] or [_itself])
+            item_tfms = [*steps, *item_tfms]
+        if isinstance(label, TransformBlock):
+            functions, label = label_steps(label.type_tfms)
+            get_y = composed([one for one in (get_y, *functions) if one is not None] or [_itself])
+        return replace(
+            self,
+            blocks=(ImageBlock(), label),
+            getters=None,
+            get_x=get_x,
+            get_y=get_y,
+            item_tfms=[*item_tfms, *as_list(self.item_tfms), *image.item_tfms],
+            batch_tfms=[*batch_tfms, *as_list(self.batch_tfms)],
+        )
 
     def new(
         self,
@@ -519,10 +704,30 @@ class DataBlock:
         )
 
     def datasets(self, source: Any, path: Path | str = ".") -> Datasets:
-        """Return the images of a source, as ``resolve`` takes it, with labels and split, before any transform."""
-        from vizsla.notebook.batches import Datasets
+        """Return the images of a source, as ``resolve`` takes it, with labels and split, before any transform.
 
-        return Datasets(self.resolve(source, path))
+        Without ``blocks``, or with ``TransformBlock`` alone, nothing is opened or checked: each item is what ``get_x`` and
+        ``get_y`` return of it (the item itself where they are not given).
+        """
+        from vizsla.notebook.datasets import Datasets
+
+        if not self._gives_items:
+            return Datasets.of_table(self.plain().resolve(source, path))
+        items = source if self.get_items is None else self.get_items(source)
+        splitter = RandomSplitter() if self.splitter is None else self.splitter
+        getters = self.getters or [*map(_only, (self.get_x, self.get_y))]
+        blocks = _instances((TransformBlock,) * 2 if self.blocks is None else self.blocks)
+        steps = [
+            [_itself if getter is None else getter, *as_steps(block.type_tfms)]
+            for getter, block in zip(getters, blocks, strict=True)
+        ]
+        return Datasets(items, steps, splits=splitter(items))
+
+    @property
+    def _gives_items(self) -> bool:
+        """Whether ``datasets`` gives items as they are, because no block says what they are."""
+        made = _instances(self.blocks or ())
+        return all(isinstance(one, TransformBlock) and not as_steps(one.type_tfms) for one in made)
 
     def summary(
         self, source: Any, bs: int = 4, show_batch: bool = False, path: Path | str = "."
@@ -544,19 +749,27 @@ class DataBlock:
         """
         from vizsla.notebook.summary import summarise_block
 
-        loaders = summarise_block(self, source, getters=self._getters(), bs=bs, path=path)
+        loaders = summarise_block(self.plain(), source, bs=bs, path=path)
         if show_batch:
             loaders.show_batch(max_n=bs)
 
-    def _getters(self) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
-        if self.getters is not None:
-            return self.getters[0], self.getters[1]
-        if self.get_y is None:
+    def getters_used(self) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
+        """Return what gives the path (None: the item is it) and the label of an item."""
+        get_x, get_y = self.getters or (_only(self.get_x), _only(self.get_y))
+        if get_y is None:
             raise ConfigError(
                 "The DataBlock has no get_y, so nothing says what the label of an image is. "
                 "Add for example get_y=parent_label."
             )
-        return (self.get_x[0] if isinstance(self.get_x, Sequence) else self.get_x), self.get_y
+        return get_x, get_y
+
+
+def _only(getter: Any) -> Callable[[Any], Any] | None:
+    return getter[0] if isinstance(getter, list | tuple) else getter
+
+
+def _itself(item: Any) -> Any:
+    return item
 
 
 def _left_out(items: Any, used: Sequence[int]) -> tuple[str, ...]:
