@@ -17,14 +17,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import accuracy, data, gpu, notebook, speed
+from benchmarks import accuracy, audit, data, fixes, gpu, notebook, speed
 from benchmarks.measure import ROOT
 
 if TYPE_CHECKING:
     from benchmarks.measure import Command
 
-MODULES = (data, speed, notebook, accuracy, gpu)
-NEEDS_CUDA = ("gpu",)
+MODULES = (data, speed, notebook, accuracy, gpu, audit, fixes)
+ONLY_BY_NAME = ("gpu", *audit.COMMANDS, *fixes.COMMANDS)
+"""They need CUDA, other packages, or images with labels."""
 
 
 def main() -> int:
@@ -40,7 +41,7 @@ def main() -> int:
     extent.add_argument("--quick", action="store_true", help="little data")
     extent.add_argument("--full", action="store_true", help="as many rounds as each takes alone")
     options = parser.parse_args()
-    names: list[str] = options.names or [name for name in known if name not in NEEDS_CUDA]
+    names: list[str] = options.names or [name for name in known if name not in ONLY_BY_NAME]
     unknown = [name for name in names if name not in known]
     if unknown:
         parser.error(f"there is no question {unknown[0]!r}; there are {', '.join(known)}")

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from benchmarks.measure import Command, answer, head, row
 
@@ -250,6 +250,114 @@ def wrong_labels(options: argparse.Namespace) -> int:
     return 0
 
 
+# --- Shortcuts -------------------------------------------------------------------------------------------------------
+
+
+def with_border(image: Image.Image) -> Image.Image:
+    """Return an image with a white border of a sixtieth of its width, of the same size."""
+    width, height = image.size
+    edge = max(3, width // 60)
+    inner = image.crop((edge, edge, width - edge, height - edge))
+    return ImageOps.expand(inner, edge, "white")
+
+
+def with_logo(image: Image.Image) -> Image.Image:
+    """Return an image with a half-transparent disc in a corner, a fourteenth of its height."""
+    width, height = image.size
+    side = max(16, height // 14)
+    left, top = width - side - 8, height - side - 8
+    draw = ImageDraw.Draw(image, "RGBA")
+    draw.ellipse((left, top, left + side, top + side), fill=(255, 255, 255, 140))
+    draw.rectangle((left + side // 3, top + side // 4, left + 2 * side // 3, top + 3 * side // 4), fill=(0, 0, 0, 140))  # fmt: skip
+    return image
+
+
+def with_date(image: Image.Image) -> Image.Image:
+    """Return an image with a date printed in a corner, as old cameras do."""
+    day = f"{1 + image.width % 28:02}.{1 + image.height % 12:02}.2014"
+    ImageDraw.Draw(image).text((image.width - 90, image.height - 20), day, fill=(255, 160, 0))
+    return image
+
+
+SHORTCUTS: dict[str, tuple[str, Callable[[Image.Image], Image.Image] | None, str]] = {
+    "nothing": ("", None, "{}.jpg"),
+    "a border": ("the border", with_border, "{}.jpg"),
+    "a logo": ("marks near the edges", with_logo, "{}.jpg"),
+    "a printed date": ("marks near the edges", with_date, "{}.jpg"),
+    "a date in the path": ("the date", None, "2024-05-31/{}.jpg"),
+    "a camera": ("the camera", None, "{}.jpg"),
+    "JPEG quality 60": ("the JPEG quality", None, "{}.jpg"),
+    "PNG": ("the file type", None, "{}.png"),
+    "a tenth darker": ("brightness and colour", lambda image: ImageEnhance.Brightness(image).enhance(0.9), "{}.jpg"),
+    "half the size": ("the size of the image", lambda image: image.resize((image.width // 2, image.height // 2)), "{}.jpg"),
+}  # fmt: skip
+"""What is planted: the cue of an audit that it is, what changes the image, and the file's name."""
+
+
+def shortcuts(options: argparse.Namespace) -> int:
+    """Give 95 % of one class, and 5 % of the others, something that is not the object, and look whether it is named.
+
+    cleanlab's Datalab tells a class from what cleanvision measures, one number at a time. To compare: pip install cleanlab cleanvision
+    """
+    import torch
+
+    from vizsla.auditing import probe_cues, read_traits, shortcut_findings
+    from vizsla.data.table import resolve_data
+    from vizsla.types import ImageTable
+
+    for data in options.data:
+        whole = resolve_data(data, labels=options.labels, seed=0)
+        every = torch.cat([whole.train_rows, whole.valid_rows]).sort().values
+        targets = whole.targets[every[:: 8 if options.quick else 1]]
+        rows = every[:: 8 if options.quick else 1].tolist()
+        has = (targets == 0) == (torch.rand(len(rows), generator=torch.Generator().manual_seed(0)) < 0.95)  # fmt: skip
+        print(f"\n{data}: {len(rows)} images, planted on {whole.vocab[0]}\n")
+        print(head("", "named", "explained", "named beside it", "cleanlab"))
+        for name, (cue, change, file_name) in SHORTCUTS.items():
+            root, paths = options.made_in / Path(data).name / name, []
+            for place, (row_of, planted) in enumerate(zip(rows, has.tolist(), strict=True)):
+                with Image.open(whole.paths[row_of]) as file:
+                    image = file.convert("RGB")
+                image = change(image) if planted and change is not None else image
+                exif = Image.Exif()
+                exif[271] = "Maker" if planted and cue == "the camera" else "Other"
+                path = root / (file_name if planted else "{}.jpg").format(place)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                quality = 60 if planted and cue == "the JPEG quality" else 90
+                image.save(path, quality=quality, exif=exif)
+                paths.append(path)
+            numbers = torch.arange(len(paths))
+            table = ImageTable(
+                root=root, paths=paths, targets=targets, vocab=whole.vocab, train_rows=numbers, valid_rows=numbers[:0]
+            )  # fmt: skip
+            traits = [one for one in read_traits(table, numbers) if one is not None]
+            cues = probe_cues(traits, targets, vocab=whole.vocab, seed=0)
+            said = {each.name for each in cues if list(shortcut_findings([each]))}
+            explained = next((f"{each.explained:.2f}" for each in cues if each.name == cue), "")
+            cells = ["yes" if cue in said else "no" if cue else "", explained, ", ".join(sorted(said - {cue}))]  # fmt: skip
+            print(row(name, *cells, _by_cleanlab(paths, targets.tolist())), flush=True)
+    return 0
+
+
+def _by_cleanlab(paths: list[Path], targets: list[int]) -> str:
+    """Return the properties that cleanlab's Datalab would report with its default threshold."""
+    import contextlib
+    import io
+
+    try:
+        from cleanlab.datalab.internal.spurious_correlation import SpuriousCorrelations  # pyright: ignore[reportMissingImports]
+        from cleanvision import Imagelab  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return "not installed"
+    kinds = ("dark", "light", "low_information", "odd_aspect_ratio", "odd_size", "grayscale", "blurry")  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        lab = Imagelab(filepaths=[str(path) for path in paths])
+        lab.find_issues({kind: {} for kind in kinds}, n_jobs=1)
+    scores = lab.issues.loc[[str(path) for path in paths]].filter(like="_score")
+    found = SpuriousCorrelations(data=scores, labels=targets).calculate_correlations()
+    return ", ".join(found[found["score"] < 0.3]["property"]) or "nothing"
+
+
 COMMANDS = {
     "labels": Command(
         asks="How many wrong labels are found, next to cleanlab?",
@@ -259,6 +367,17 @@ COMMANDS = {
             "data": {"nargs": "+", "required": True, "type": str, "help": "folders"},
             "labels": {"default": "auto", "type": str, "help": "as for vizsla train"},
         },
+        data="--data {folder}",
+    ),
+    "shortcuts": Command(
+        asks="Which shortcuts are named, next to cleanlab?",
+        run=shortcuts,
+        packages=("vizsla", "cleanlab", "cleanvision", "torch", "pillow"),
+        options={
+            "data": {"nargs": "+", "required": True, "type": str, "help": "folders"},
+            "labels": {"default": "auto", "type": str, "help": "as for vizsla train"},
+        },
+        data="--data {folder}",
     ),
     "near-duplicates": Command(
         asks="How many near duplicates are found, next to imagededup and cleanvision?",
@@ -267,6 +386,7 @@ COMMANDS = {
         options={
             "data": {"nargs": "+", "default": [CELLS], "type": str, "help": "folders, or cells"}
         },
+        data="--data {folder}",
     ),
 }
 
