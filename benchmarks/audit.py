@@ -137,7 +137,7 @@ def plant(sources: list[str], folder: Path, number: int) -> dict[str, tuple[str,
 def images_of(data: str) -> list[Path]:
     """Return the images of a folder, or the solar cells."""
     if data == CELLS:
-        from vizsla.data.table import solar_cells
+        from vizsla.data import solar_cells
 
         return sorted(solar_cells(seed=0).paths)
     return sorted(

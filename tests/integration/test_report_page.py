@@ -19,9 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla import Predictions
+from vizsla import Audit, Predictions
+from vizsla.auditing import Cue, Finding, Item, MoreData
 from vizsla.data.images import find_duplicates, image_facts
-from vizsla.evaluate import HistoryPoint, summarise, worst_mistakes
+from vizsla.evaluate import HistoryPoint, LabelNoise, summarise, worst_mistakes
 from vizsla.infer import Evidence, Neighbour
 from vizsla.report import ReportContent, write_report
 from vizsla.types import ImageTable
@@ -207,7 +208,33 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (folder / name).mkdir()
         content = make_content(folder / name, vocab=vocab, num_images=num_images, names=file_names)
         written[name] = write_report(folder / f"{name}.html", content=content)
+        if name == "hostile":
+            written["audit"] = make_audit(content).save(folder / "audit")
     return written
+
+
+def make_audit(content: ReportContent) -> Audit:
+    """Make up what an audit found in the images of a report, a finding of each severity."""
+    table, predictions = content.table, content.predictions
+    items = tuple(
+        Item(row=row, reason="31.2 % as labelled", suggestion=table.vocab[row % 3], score=0.7, related=(0, 1, 2, 3))
+        for row in range(8)
+    )  # fmt: skip
+    shortcut = Finding(kind="shortcut", severity="know", title=f"{table.vocab[1]} follows from the border.", advice="Crop it.")  # fmt: skip
+    return Audit(
+        table=table,
+        findings=(
+            Finding(kind="label", severity="mend", title="8 labels are suspected.", advice="Look.", items=items),
+            Finding(kind="outlier", severity="look", title="2 images are odd.", advice="Look.", items=items[:2]),
+            shortcut,
+        ),
+        rows=torch.arange(len(table.paths)),
+        left_out=predictions,
+        noise=LabelNoise(rate=0.05, low=0.01, high=0.09, suspects=(), confused=()),
+        cues=(Cue(name="the border", accuracy=0.9, low=0.8, high=0.95, chance=0.4, num_images=30),),
+        more_data=MoreData(points=((7, 0.5), (15, 0.7), (30, 0.8)), num_images=60, accuracy=0.85, low=0.8, high=0.9),
+        network="efficientnet_lite0",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -247,10 +274,12 @@ def test_pages_fit_their_screen_and_work(
     for case, found in answers.items():
         assert found["visible"] == int(case.split("-")[1])
         assert found["width"] <= found["visible"], f"{case} scrolls sideways"
-        assert found["texts"] > 80
+        assert found["texts"] > 80, case
         assert (found["cut"], found["overlaps"]) == ([], []), case
         # Headings sort, and links open what they lead into.
         after = found["sorted"]
+        if case.startswith("audit-"):
+            continue
         assert after["buttons"] == 5
         assert after["names"] == sorted(after["names"], key=str.lower) or "hostile" in case
         assert after["supports"] == sorted(after["supports"], reverse=True), case
@@ -274,6 +303,14 @@ def test_the_shipped_page_is_drawn(
     parts = filled.reshape(6, 500).mean(axis=1)
     assert (parts > 0.005).all(), "there is something in each sixth of the first 3,000 pixels"
     assert len(np.unique(pixels.astype(int) @ [65536, 256, 1])) > 1000
+
+
+def test_every_finding_of_an_audit_is_reached_by_a_link(pages: dict[str, Path]):
+    html = pages["audit"].read_text("utf-8")
+    targets = re.findall(r'<a href="#([^"]+)"', html)
+    assert targets == ["finding-1", "finding-2", "finding-3"]
+    assert [html.count(f'id="{target}"') for target in targets] == [1, 1, 1]
+    assert "<script>alert" not in html
 
 
 class _Ears(BaseHTTPRequestHandler):

@@ -3,6 +3,7 @@
 from .audit import Audit as Audit
 from .audit import Finding as Finding
 from .audit import Item as Item
+from .audit import MoreData as MoreData
 from .audit import audit as audit
 from .audit import shortcut_findings as shortcut_findings
 from .quick import quick_audit as quick_audit
