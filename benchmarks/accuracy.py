@@ -263,7 +263,7 @@ def solar_cells(made_in: Path, *, num_train: int = 400, num_valid: int = 200) ->
     """Return a folder with links to solar cells of two classes, the first ones of a split with seed 0; None without them."""
     if importlib.util.find_spec("elpv_dataset") is None:
         return None
-    from vizsla.data.table import solar_cells as all_solar_cells
+    from vizsla.data import solar_cells as all_solar_cells
 
     table = all_solar_cells(seed=0)
     folder = made_in / "solar cells"
