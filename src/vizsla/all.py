@@ -17,18 +17,26 @@ import os
 import random  # noqa: TID251 (cells use it; vizsla does not)
 import re
 import shutil
+import string
+import sys
+import tempfile
+import time
+import warnings
 from functools import partial
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib  # noqa: ICN001 (the name that cells use)
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import PIL
 import torch
 import torch.nn.functional as F
+from numpy import array, ndarray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn, sigmoid
 
 import vizsla
 from vizsla.data.loading.dataloaders import DataLoader as TfmdDL
@@ -79,10 +87,14 @@ from vizsla.notebook.collections import (
     PadMode,
     ResizeMethod,
     first,
+    ifnone,
+    image2tensor,
     noop,
     patch_path,
+    range_of,
     set_seed,
     tensor,
+    to_np,
 )
 from vizsla.notebook.datasets import decode_at, show_at
 from vizsla.notebook.image_files import resize_image, search_images_ddg

@@ -23,10 +23,14 @@ from .collections import ItemGetter as ItemGetter
 from .collections import PadMode as PadMode
 from .collections import ResizeMethod as ResizeMethod
 from .collections import first as first
+from .collections import ifnone as ifnone
+from .collections import image2tensor as image2tensor
 from .collections import noop as noop
 from .collections import patch_path as patch_path
+from .collections import range_of as range_of
 from .collections import set_seed as set_seed
 from .collections import tensor as tensor
+from .collections import to_np as to_np
 from .datasets import Datasets as Datasets
 from .datasets import TfmdLists as TfmdLists
 from .datasets import decode_at as decode_at

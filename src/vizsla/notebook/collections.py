@@ -112,6 +112,27 @@ def _as_tensor(given: Any) -> Tensor:
     return torch.tensor(given)
 
 
+def ifnone(a: Any, b: Any) -> Any:
+    """Return ``a``, or ``b`` if it is None."""
+    return b if a is None else a
+
+
+def range_of(a: Any) -> list[int]:
+    """Return the positions of the items of a collection, or the numbers below one."""
+    return list(range(len(a) if hasattr(a, "__len__") else a))
+
+
+def to_np(x: Any) -> Any:
+    """Return a tensor as an array on the CPU; of a list or tuple each element."""
+    return type(x)(map(to_np, x)) if isinstance(x, list | tuple) else x.detach().cpu().numpy()
+
+
+def image2tensor(img: Any) -> Tensor:
+    """Return an image of PIL, ``(H, W)`` or ``(H, W, C)`` values, as a uint8 tensor ``(C, H, W)``."""
+    values = tensor(img)
+    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+
+
 def set_seed(s: int, reproducible: bool = False) -> None:
     """Set the seeds of torch, numpy and Python at once; ``reproducible`` also picks cuDNN's deterministic, perhaps slower, algorithms.
 

@@ -17,7 +17,18 @@ from PIL import Image
 
 from vizsla import ConfigError
 from vizsla.lists import L
-from vizsla.notebook import Inf, first, noop, patch_path, set_seed, tensor
+from vizsla.notebook import (
+    Inf,
+    first,
+    ifnone,
+    image2tensor,
+    noop,
+    patch_path,
+    range_of,
+    set_seed,
+    tensor,
+    to_np,
+)
 
 Patched: Any = Path
 GOLDEN = json.loads(
@@ -85,6 +96,17 @@ def test_a_fitting_tensor_is_returned_and_an_array_is_copied():
     array.setflags(write=False)
     tensor(array)[0] = 7
     assert array[0] == 0
+
+
+def test_small_helpers_of_cells():
+    assert (ifnone(None, 2), ifnone(0, 2)) == (2, 0)
+    assert range_of("abc") == range_of(3) == [0, 1, 2]
+    one, (two,) = to_np([torch.ones(2, requires_grad=True), (torch.zeros(1),)])
+    assert (one.tolist(), two.tolist()) == ([1, 1], [0])
+    grey = Image.new("L", (4, 3), 9)
+    assert image2tensor(grey).tolist() == [[[9] * 4] * 3]
+    assert image2tensor(grey.convert("RGB")).shape == (3, 3, 4)
+    assert image2tensor(grey).dtype == torch.uint8
 
 
 def test_one_seed_sets_all_generators_and_cudnn_on_request(monkeypatch: pytest.MonkeyPatch):

@@ -96,8 +96,9 @@ def check_loader_options(
     names = known.__annotations__
     for name in options:
         if name not in names:
+            how = " The size of images is item_tfms=Resize(...)." if name == "size" else ""
             raise TypeError(
-                f"There is no option {name!r} of loaders. There are: {', '.join(names)}"
+                f"There is no option {name!r} of loaders.{how} There are: {', '.join(names)}"
             )
     if options.get("shuffle", True) is not True:
         raise ConfigError(
