@@ -232,11 +232,13 @@ class _Reader:
             self.stored.add(node.attr)
         elif isinstance(node, ast.Import):
             self.own |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not _is_known(node.module):
+        elif isinstance(node, ast.ImportFrom) and not _is_known(_module(node)):
             self.own |= {alias.asname or alias.name for alias in node.names}
             self.star_of_others |= any(alias.name == "*" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             self.own |= {alias.asname for alias in node.names if alias.asname}
+            if line := self.table["imports"].get(_module(node)):
+                self._note_names(ast.parse(line).body[0])
 
     def _note_types(self, node: ast.AST) -> None:
         """Note what a name is bound to; a name with bindings of unknown or several types is left alone."""
@@ -286,15 +288,16 @@ class _Reader:
                 )
 
     def _judge_import_from(self, node: ast.ImportFrom) -> None:
-        module = node.module or ""
+        module = _module(node)
         if not _is_known(module):
             return
-        if reason := _longest(self.table["modules"], module.replace("fastai2", "fastai")):
+        if reason := _longest(self.table["modules"], module):
             self._miss(node, module, f"{module} is not part of vizsla.", reason)
             return
         names = [alias.name for alias in node.names]
         if module.split(".")[0] != "vizsla":
-            self._note_import(node, f"from {self.front} import {', '.join(names)}")
+            usual = f"from {self.front} import {', '.join(names)}"
+            self._note_import(node, self.table["imports"].get(module, usual))
             for name in names:
                 if name != "*":
                     self._judge_name(node, name)
@@ -334,8 +337,8 @@ class _Reader:
         if instead is None and (not loaded or node.attr in self.stored):
             return
         near = get_close_matches(node.attr, _attributes(cls), n=1, cutoff=0.75)
-        instead = instead or (f"Is it {near[0]}?" if near else "")
-        self._miss(node, node.attr, f"{cls.__name__} has no {node.attr}.", instead)
+        others = f"Is it {near[0]}?" if near else f"help({cls.__name__}) lists what there is."
+        self._miss(node, node.attr, f"{cls.__name__} has no {node.attr}.", instead or others)
 
     def _judge_call(self, node: ast.Call) -> None:
         called = self._value(node.func)
@@ -393,8 +396,13 @@ def _bound_name(node: ast.AST) -> str | None:
     return node.name if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) else None
 
 
-def _is_known(module: str | None) -> bool:
-    return (module or "").split(".")[0] in FASTAI_ROOTS | {"vizsla"}
+def _module(node: ast.ImportFrom) -> str:
+    """Return the module that is imported from, under fastai's present name."""
+    return re.sub(r"^fastai2\b", "fastai", node.module or "")
+
+
+def _is_known(module: str) -> bool:
+    return module.split(".")[0] in FASTAI_ROOTS | {"vizsla"}
 
 
 def _longest(table: dict[str, str], module: str) -> str | None:

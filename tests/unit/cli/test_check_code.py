@@ -47,16 +47,19 @@ def test_a_notebook_that_needs_only_its_imports_changed(check: Callable[..., dic
         "with torch.no_grad(): rows = [(a, b) for a, *b in dls.vocab]\nlearn.model.anything(at_all=1)",
         "class Hook:\n    def __init__(self, m): self.m = m\nHook(learn).m\ndef accuracy(a, b, c): return a\naccuracy(1, 2, 3)",
         "%%bash\nls -l | head",
+        "from fastai.vision.widgets import *\nbutton = widgets.Button()\nVBox([button])",
     )
     assert found["missing"] == {}
     assert found["unread"] == []
-    assert (found["written_for"], found["num_cells"]) == ("fastai 2", 8)
+    assert (found["written_for"], found["num_cells"]) == ("fastai 2", 9)
     assert list(found["imports"]) == [
         (1, 2, "import fastbook"),
         (1, 3, "fastbook.setup_book"),
         (2, 2, STAR),
         (2, 3, "from fastai.metrics import error_rate as wrong"),
+        (9, 1, "from fastai.vision.widgets import *"),
     ]
+    assert "ipywidgets" in found["imports"][9, 1, "from fastai.vision.widgets import *"]
 
 
 def test_what_is_missing_is_named_with_cell_and_line(check: Callable[..., dict[str, Any]]):
