@@ -347,8 +347,9 @@ class _Reader:
             return
         name = ast.unparse(node.func).rpartition(".")[2]
         allowed = _keywords(signature, called.thing)
-        for word in [each.arg for each in node.keywords if each.arg is not None]:
-            if allowed is not None and word not in allowed:
+        for keyword in node.keywords:
+            word = keyword.arg
+            if word is not None and allowed is not None and word not in allowed:
                 table, function = self.table["arguments"], getattr(called.thing, "__name__", "")
                 near = get_close_matches(word, allowed, n=1, cutoff=0.7)
                 instead = table.get(f"{function}.{word}") or table.get(word)
@@ -358,7 +359,10 @@ class _Reader:
                     else f"It takes {', '.join(sorted(allowed)) or 'none'}."
                 )
                 self._miss(
-                    node, f"{name}({word}=)", f"{name} has no argument {word}.", instead or others
+                    keyword,
+                    f"{name}({word}=)",
+                    f"{name} has no argument {word}.",
+                    instead or others,
                 )
         kinds = [parameter.kind for parameter in signature.parameters.values()]
         most = sum(kind <= inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in kinds)
@@ -376,12 +380,13 @@ class _Reader:
 
     def _miss(self, node: Any, code: str, problem: str, instead: str) -> None:
         """Add a finding, once for each thing in a line."""
-        if (key := (self.cell, node.lineno, problem)) not in self._said:
+        line = node.lineno
+        if isinstance(node, ast.Attribute):
+            line = node.end_lineno or line  # A chain of calls begins above.
+        if (key := (self.cell, line, problem)) not in self._said:
             self._said.add(key)
             self.missing.append(
-                Finding(
-                    cell=self.cell, line=node.lineno, code=code, problem=problem, instead=instead
-                )
+                Finding(cell=self.cell, line=line, code=code, problem=problem, instead=instead)
             )
 
 
