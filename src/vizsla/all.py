@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from numpy import array, ndarray
 from PIL import Image
 from torch import Tensor, nn, sigmoid
+from torch.utils.data import DataLoader
 
 import vizsla
 from vizsla.data.loading.dataloaders import DataLoader as TfmdDL
