@@ -27,6 +27,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
+    Literal,
     Protocol,
     TypeVar,
     cast,
@@ -255,6 +256,10 @@ class OwnTransform(Protocol):
     order: int
     split_idx: int | None
     implied: ClassVar[bool]
+
+    def check_takes_images(self, where: Literal["item_tfms", "batch_tfms"]) -> None:
+        """Raise a ConfigError if it changes no image in such a list."""
+        ...
 
     def on_pixels(
         self, pixels: NDArray[np.uint8], *, draws: Sequence[float], training: bool
@@ -527,7 +532,10 @@ def _one_by_one(
     for transform in instances(transforms):
         if isinstance(transform, Composed):
             yield from transform.transforms
-        elif isinstance(transform, BatchTransform | OwnTransform):
+        elif isinstance(transform, BatchTransform):
+            yield transform
+        elif isinstance(transform, OwnTransform):
+            transform.check_takes_images("batch_tfms")
             yield transform
         else:
             raise ConfigError(

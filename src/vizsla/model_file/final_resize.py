@@ -8,7 +8,14 @@ from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform,
 from vizsla.augment.geometry import Flip, RandomResizedCropGPU
 from vizsla.augment.kernels import Mode, PadMode  # noqa: TC001 (msgspec reads the types)
 from vizsla.data.images.item_transforms import ItemPipeline, function_name
-from vizsla.data.images.sizing import RandomResizedCrop, Resize
+from vizsla.data.images.sizing import (
+    Chain,
+    CropPad,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+    Sizing,
+)
 from vizsla.errors import ConfigError
 from vizsla.types import Size  # noqa: TC001 (msgspec reads the types of the fields)
 
@@ -70,8 +77,8 @@ def storable(
 ) -> tuple[Resize | None, BatchAugmentation]:
     """Return a resize and an augmentation that a model file can hold and that show validation images as these do.
 
-    They are those given where a file can hold them. The middle that a ``RandomResizedCrop`` shows becomes a ``Resize`` to
-    the larger size and a window in the middle of it.
+    They are those given where a file can hold them. The middle that a ``RandomResizedCrop`` shows, or a ``RandomCrop`` after a
+    ``Resize``, becomes a ``Resize`` to the larger size and a window in the middle of it.
 
     Raises:
         ConfigError: There is a function of the user's own, or a transform without a fixed size.
@@ -95,16 +102,29 @@ def storable(
     if sizing is None or isinstance(sizing, Resize):
         return sizing, augmentation
     final = FinalResize.of(augmentation)
-    if not isinstance(sizing, RandomResizedCrop) or final.crop_ratio is not None:
+    sizes = _middle_of(sizing)
+    if sizes is None or final.crop_ratio is not None:
         then = "" if final.crop_ratio is None else " followed by a random crop of batches"
         raise ConfigError(
             f"A model file cannot hold the item transform {sizing!r}{then}. "
             "Use Resize, with aug_transforms(min_scale=...) for random crops."
         )
-    (height, width), (outer_height, outer_width) = sizing.size, sizing.valid_size
+    (height, width), resize = sizes
+    outer_height, outer_width = resize.size
     # Half a pixel more, because the window's sides are rounded down.
     scale = min(1.0, max((height + 0.5) / outer_height, (width + 0.5) / outer_width))
     shape = width / height
-    size = final.size or sizing.size
+    size = final.size or (height, width)
     shown = replace(final, size=size, crop_ratio=(shape, shape), crop_scale=scale)
-    return Resize(sizing.valid_size), shown.augmentation()
+    return resize, shown.augmentation()
+
+
+def _middle_of(sizing: Sizing) -> tuple[Size, Resize] | None:
+    """Return the size that validation sees in the middle of a resized image, and the resize; None if it sees something else."""
+    if isinstance(sizing, RandomResizedCrop):
+        return sizing.size, Resize(sizing.valid_size)
+    if isinstance(sizing, Chain) and isinstance(sizing.then, RandomCrop | CropPad):
+        first, size = sizing.first, sizing.then.size
+        if isinstance(first, Resize) and size[0] <= first.size[0] and size[1] <= first.size[1]:
+            return size, first
+    return None

@@ -11,7 +11,16 @@ import inspect
 import sys
 from functools import cached_property, wraps
 from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 import torch
@@ -275,11 +284,15 @@ class Transform(metaclass=_TransformClass):
 
     # What loaders call:
 
+    def check_takes_images(self, where: Literal["item_tfms", "batch_tfms"]) -> None:
+        """Raise a ConfigError if it changes no image in such a list."""
+        self._image_kind(where)
+
     def on_pixels(
         self, pixels: NDArray[np.uint8], *, draws: Sequence[float], training: bool
     ) -> NDArray[np.uint8]:
         """Return an image uint8 ``(H, W, 3)`` transformed; two ``draws`` in [0, 1) decide all that is left to chance."""
-        kind = self._image_kind((PILImage, TensorImage, np.ndarray), "item_tfms")
+        kind = self._image_kind("item_tfms")
         image: Any = pixels
         if kind is not np.ndarray:
             image = PILImage.create(pixels)
@@ -292,20 +305,25 @@ class Transform(metaclass=_TransformClass):
 
     def on_batch(self, images: Tensor, *, draws: Sequence[float], training: bool) -> Tensor:
         """Return images float ``(B, 3, H, W)``, 0-1, transformed; ``draws`` as in ``on_pixels``."""
-        self._image_kind((TensorImage,), "batch_tfms")
         found = self._with_draws(draws)(TensorImage(images), split_idx=0 if training else 1)
         return found.as_subclass(Tensor) if isinstance(found, Tensor) else found
 
-    def _image_kind(self, kinds: tuple[type, ...], where: str) -> type:
+    def _image_kind(self, where: Literal["item_tfms", "batch_tfms"]) -> type:
         """Return as what it takes images."""
+        batches = where == "batch_tfms"
+        kinds = (TensorImage,) if batches else (PILImage, TensorImage, np.ndarray)
         far = {kind: _nearest(self._overloads("encodes"), kind) for kind in kinds}
         named = [kind for kind, one in far.items() if one is not None and object not in one.types]
         if named:
             return named[0]
         if not any(far.values()):
             raise ConfigError(
-                f"{self.name} in {where} changes no image: encodes is for other types than "
-                f"{', '.join(kind.__name__ for kind in kinds)}. Annotate its argument with one of them; labels are made by get_y."
+                f"{type(self).__name__} in {where} changes no image: encodes is for other types than "
+                f"{', '.join(kind.__name__ for kind in kinds)}. "
+                + (
+                    f"Put it into {'item_tfms' if batches else 'batch_tfms'}, or annotate its argument with one of them. "
+                )
+                + "Labels are made by get_y."
             )
         return TensorImage if self.order >= _TENSOR_ORDER else kinds[0]
 
@@ -355,9 +373,9 @@ class ItemTransform(Transform):
         found = self._one(method, list(x))
         return tuple(found) if isinstance(found, list) else found
 
-    def _image_kind(self, kinds: tuple[type, ...], where: str) -> type:  # noqa: ARG002
+    def _image_kind(self, where: Literal["item_tfms", "batch_tfms"]) -> type:
         raise ConfigError(
-            f"{self.name} is an ItemTransform in {where}, for image and label together. Labels are in a table before the first "
+            f"{type(self).__name__} is an ItemTransform in {where}, for image and label together. Labels are in a table before the first "
             "image is read: make labels in get_y, and write a Transform for images."
         )
 

@@ -231,7 +231,7 @@ def test_impossible_arguments_are_refused():
         ({"getters": [str, str], "get_y": str}, "getters.*get_y"),
         ({"get_x": [str, str]}, "get_x.* 2"),
         ({"item_tfms": 460}, "Resize"),
-        ({"item_tfms": [Resize(10), Resize(20)]}, "Resize"),
+        ({"item_tfms": [Resize(10), str, Resize(20)]}, "Resize"),
     ]
     for arguments, message in cases:
         with pytest.raises(ConfigError, match=message):

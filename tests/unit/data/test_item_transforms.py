@@ -95,8 +95,8 @@ def test_impossible_lists_are_refused():
     for wrong, fact in [
         *((each, "460") for each in (460, [460, inverted])),
         ("Resize", "'Resize'"),
-        ([Resize(10), Resize(20)], "size=(20, 20)"),
-        ([Resize(10), CropPad(5)], "CropPad(size=(5, 5)"),
+        ([Resize(10), inverted, Resize(20)], "size=(20, 20)"),
+        ([Resize(10), FlipItem(), CropPad(5)], "CropPad(size=(5, 5)"),
         (Resize, "Resize(...)"),
         ([Flip()], "Flip("),
         ([Rotate()], "Rotate("),

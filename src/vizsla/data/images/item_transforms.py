@@ -23,7 +23,8 @@ from vizsla.augment.batch_augmentation import (
     OwnTransform,
     instances,
 )
-from vizsla.data.images.sizing import Pixels, Sizing
+from vizsla.augment.geometry import Dihedral, Flip
+from vizsla.data.images.sizing import Chain, Pixels, Sizing
 from vizsla.errors import ConfigError
 from vizsla.types import SYMMETRIES
 
@@ -50,6 +51,10 @@ class RandomFlip(ABC):
     @abstractmethod
     def view(self, pixels: Pixels, *, draws: Sequence[float]) -> Pixels:
         """Return a view of an image, flipped or not; draws are in [0, 1)."""
+
+    @abstractmethod
+    def for_batches(self) -> BatchTransform:
+        """Return the batch transform that does the same."""
 
     def __call__(self, image: AnyImage) -> AnyImage:
         """Return an array or a Pillow image, flipped or not."""
@@ -79,6 +84,10 @@ class FlipItem(RandomFlip):
         """Return the image or its mirror image, as a view."""
         return symmetry(pixels, 1) if draws[0] < self.p else pixels
 
+    def for_batches(self) -> BatchTransform:
+        """Return the batch transform that does the same."""
+        return Flip(p=self.p)
+
 
 @dataclass(frozen=True, slots=True)
 class DihedralItem(RandomFlip):
@@ -100,6 +109,10 @@ class DihedralItem(RandomFlip):
     def view(self, pixels: Pixels, *, draws: Sequence[float]) -> Pixels:
         """Return the image in one of its symmetries, as a view."""
         return symmetry(pixels, int(len(SYMMETRIES) * draws[1])) if draws[0] < self.p else pixels
+
+    def for_batches(self) -> BatchTransform:
+        """Return the batch transform that does the same."""
+        return Dihedral(p=self.p)
 
 
 ImageFunction = Callable[[Pixels], Pixels]
@@ -189,7 +202,7 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     """Return item transforms, listed in the order in which they work, as a pipeline.
 
     Raises:
-        ConfigError: One is not a transform, or more than one brings images to a size.
+        ConfigError: One is not a transform, or something stands between two that bring images to a size.
 
     Examples:
         >>> item_pipeline([np.fliplr, Resize(224)]).sizing.size
@@ -201,18 +214,25 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     transforms = instances(listed)
     usable = all(callable(one) and not isinstance(one, BatchTransform) for one in transforms)
     places = [place for place, one in enumerate(transforms) if isinstance(one, Sizing)]
-    if len(places) > 1 or not usable:
+    together = not places or places[-1] - places[0] == len(places) - 1
+    if not together or not usable:
         raise ConfigError(
             "item_tfms is one Resize, as in Resize(460), or another of RandomResizedCrop, RandomCrop, CropPad and "
-            "RatioResize, or a list with one of them, FlipItem or DihedralItem, functions of uint8 arrays, and Transform. "
+            "RatioResize, or a list with them (several one after the other, nothing between them), FlipItem or DihedralItem, "
+            "functions of uint8 arrays, and Transform. "
             f"Received: {item_tfms!r}"
         )
+    for one in transforms:
+        if isinstance(one, OwnTransform):
+            one.check_takes_images("item_tfms")
     place = places[0] if places else -1
     sizing: Sizing | None = transforms[place] if places else None
+    for other in places[1:]:
+        sizing = Chain(cast("Sizing", sizing), transforms[other])
     first = transforms[:place] if places else []
     early = [one for one in first if isinstance(one, RandomFlip) or _order(one) > _SIZING_ORDER]
     first = [one for one in first if one not in early]
-    after = (*early, *transforms[place + 1 :])
+    after = (*early, *transforms[place + max(1, len(places)) :])
     size = None if sizing is None else sizing.size
     turns = any(isinstance(one, DihedralItem) for one in after)
     if turns and size is not None and size[0] != size[1]:

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from vizsla.augment.geometry import RandomResizedCropGPU
 from vizsla.errors import ConfigError
 from vizsla.types import Size, as_size
 
@@ -289,6 +290,12 @@ class RandomResizedCrop(Sizing):
         enlarged = [math.ceil(side / math.sqrt(self.min_scale)) for side in self.size]
         return enlarged[0], enlarged[1]
 
+    def for_batches(self) -> RandomResizedCropGPU:
+        """Return the batch transform that does the same."""
+        return RandomResizedCropGPU(
+            self.size, min_scale=self.min_scale, ratio=self.ratio, max_scale=self.max_scale
+        )
+
     def presize(self, image: Image.Image, *, training: bool) -> Pixels:
         """Return the middle at ``size``; in training the whole image, shrunk by a whole factor where pixels are to spare."""
         if training:
@@ -367,6 +374,45 @@ class RandomCrop(Sizing):
     def part(self, size: Size, draws: Sequence[float]) -> Box:
         """Return a window anywhere in the image; the draws are x and y."""
         return window_box(size, self.size, x=draws[0], y=draws[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Chain(Sizing):
+    """One sizing after another, such as ``Resize(256)`` and ``RandomCrop(224)``; only the last is random.
+
+    Args:
+        first: Acts in training as in validation.
+        then: Acts on its result.
+    """
+
+    first: Sizing
+    then: Sizing
+    size: Size | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", self.then.size)
+
+    @property
+    def num_draws(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] (a ClassVar of the others)
+        """Random numbers that ``part`` takes."""
+        return self.then.num_draws
+
+    def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002
+        """Return the size that a decoder must cover for the first."""
+        return self.first.cover(training=False)
+
+    def num_windows(self) -> float | None:
+        """Return what the last keeps, if it scales nothing."""
+        return self.then.num_windows()
+
+    def presize(self, image: Image.Image, *, training: bool) -> Pixels:
+        """Return what the last keeps of the first's result."""
+        seen = Image.fromarray(self.first.presize(image, training=False))
+        return self.then.presize(seen, training=training)
+
+    def part(self, size: Size, draws: Sequence[float]) -> Box:
+        """Return the part that the last takes."""
+        return self.then.part(size, draws)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor
 
-from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
+from vizsla.augment.batch_augmentation import (
+    BatchAugmentation,
+    BatchTransform,
+    OwnTransform,
+    instances,
+)
 from vizsla.data.cache.cache import ImageCache, expected_bytes
 from vizsla.data.cache.device import load_decoder
 from vizsla.data.images.bit_depth import FULL_DEPTH, bit_depth_line, check_bit_depth
@@ -58,7 +63,7 @@ if TYPE_CHECKING:
 Getters = tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]
 """What gives the path and the label of an item; None where items are paths."""
 
-BatchTransforms = BatchTransform | Sequence[BatchTransform] | None
+BatchTransforms = BatchTransform | OwnTransform | Sequence[BatchTransform | OwnTransform] | None
 
 
 class LoaderOptions(TypedDict, total=False):
@@ -329,6 +334,8 @@ class DataLoader:
         figsize: tuple[float, float] | None = None,
         unique: bool = False,
         show: bool = True,
+        *,
+        cmap: str | None = None,  # noqa: ARG002 (see below)
     ) -> L[Any] | None:
         """Draw the images of a batch with their labels, in a new figure.
 
@@ -340,6 +347,7 @@ class DataLoader:
             figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
             unique: Show one image several times, as different epochs of training see it.
             show: False draws nothing and returns what would be drawn, as from ``decode_batch``.
+            cmap: Changes nothing: grey images have three equal channels.
 
         Raises:
             ConfigError: There is no image to show, or a number is not positive.
@@ -488,8 +496,9 @@ class DataLoaders:
             for name, value in options.items()
             if name != "shuffle"
         }
-        listed = batch_tfms if isinstance(batch_tfms, Sequence) else [batch_tfms]
-        transforms = [transform for transform in listed if transform is not None]
+        listed: Any = batch_tfms if isinstance(batch_tfms, Sequence) else [batch_tfms]
+        made = instances(listed)
+        transforms = [one.for_batches() if hasattr(one, "for_batches") else one for one in made]
         return cls(table, resize=item_tfms, transforms=transforms, seed=seed, **given)
 
     def __iter__(self) -> Iterator[DataLoader]:
@@ -721,6 +730,8 @@ class DataLoaders:
         figsize: tuple[float, float] | None = None,
         unique: bool = False,
         show: bool = True,
+        *,
+        cmap: str | None = None,  # noqa: ARG002 (see below)
     ) -> L[Any] | None:
         """Draw the images of a training batch, or of ``b``, with their labels; see ``DataLoader.show_batch``."""
         return self.train.show_batch(b, max_n, nrows, ncols, figsize, unique, show)

@@ -308,7 +308,11 @@ def _empty_sets(train: Sequence[int], valid: Sequence[int]) -> Iterator[Problem]
         if not positions:
             all_are = f"all {len(rest)} images are" if len(rest) != 1 else "the only image is"
             text = f"There are no {side} images; {all_are} for {other}."
-            yield Problem(kind=DataError, text=f"{text} Add images, or split them otherwise.")
+            yield Problem(
+                kind=DataError,
+                text=f"{text} Add images, or split them otherwise.",
+                spoils_training_only=side == "validation",
+            )
 
 
 def missed_labels(images: LabelledImages) -> list[Problem]:
