@@ -69,7 +69,7 @@ class Dark(RandTransform):
         return images * 0
 
 
-class EveryTime(Noise):
+class Always(Noise):
     split_idx = None
 
 
@@ -179,9 +179,9 @@ def test_a_model_file_holds_what_validation_sees_and_no_code(breeds: Path):
         seen, expected = held.valid.one_batch()[0], dls.valid.one_batch()[0]
         assert seen.shape == expected.shape
         assert float((seen - expected).abs().max()) < 0.01
-    for code in ({"items": [Resize(32), EveryTime()]}, {"batches": Transform(halved)}):
+    for code in ({"items": [Resize(32), Always()]}, {"batches": Transform(halved)}):
         dls = loaders(breeds, **code)
-        with pytest.raises(ConfigError, match=r"EveryTime|halved"):
+        with pytest.raises(ConfigError, match=r"Always|halved"):
             storable(dls.reader.items, dls.augmentation)
 
 
