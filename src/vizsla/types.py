@@ -137,7 +137,7 @@ def typed_class(name: str, class_type: ClassType) -> str | int | bool:
     return {"True": True, "False": False}.get(name, name) if class_type == "bool" else name
 
 
-FixAction = Literal["relabel", "drop", "keep"]
+FixAction = Literal["relabel", "add", "drop", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,15 +146,16 @@ class Fix:
 
     Attributes:
         path: The image: absolute, or relative to the data.
-        action: ``"relabel"`` gives it another label, ``"drop"`` leaves it out, ``"keep"`` says that it is right as it is.
-        label: The label of ``"relabel"``; several, or several numbers, are separated by ``;``.
+        action: ``"relabel"`` gives it another label, ``"add"`` takes an image from elsewhere into training, ``"drop"`` leaves
+            it out, ``"keep"`` says that it is right as it is.
+        label: The label of ``"relabel"`` and ``"add"``; several, or several numbers, are separated by ``;``.
         why: The reason, for people.
         when: Date and time in ISO format, such as ``"2026-05-01T12:00:00+00:00"``. Of several fixes for an image the latest
             counts, of equal ones the last; one without a date is earlier than all with one.
         source: Where it was read, for messages.
 
     Raises:
-        ConfigError: The path is empty, there is no such action, ``"relabel"`` has no label, or ``when`` is no date.
+        ConfigError: The path is empty, there is no such action, ``"relabel"`` or ``"add"`` has no label, or ``when`` is no date.
 
     Examples:
         >>> Fix(path="cat/12.jpg", action="relabel", label="dog", why="a pug")
@@ -174,9 +175,9 @@ class Fix:
             raise ConfigError(
                 f"The action of a fix is one of {', '.join(get_args(FixAction))}. Received: {self.action!r}"
             )
-        if self.action == "relabel" and not self.label.strip():
+        if self.gives_label and not self.label.strip():
             raise ConfigError(
-                "A fix that relabels an image names its label. Received: an empty label"
+                f"A fix with the action {self.action} names a label. Received: an empty label"
             )
         try:
             _ = self.seconds
@@ -184,6 +185,11 @@ class Fix:
             raise ConfigError(
                 f"The time of a fix is an ISO date such as 2026-05-01T12:00:00, or empty. Received: {self.when!r}"
             ) from None
+
+    @property
+    def gives_label(self) -> bool:
+        """Whether the image gets the label of the fix."""
+        return self.action in ("relabel", "add")
 
     @property
     def seconds(self) -> float:

@@ -32,7 +32,7 @@ class DataConfig:
     """Where labels and the split come from; see ``resolve_data``.
 
     Attributes:
-        labels: auto (metadata.csv or metadata.jsonl beside the images, else folder) | folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]. After the columns of a
+        labels: auto (metadata.csv or metadata.jsonl beside the images, else folder) | folder | none (only fixes name classes) | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]. After the columns of a
             table, delimiter=TEXT: several labels in a cell; label=A,label=B or label=*: in several columns; kind=number:
             numbers are predicted.
         valid: Share of each class to hold out; auto: the split of the data where it has one, else 0.2; pool:0.2: pool the
@@ -42,8 +42,8 @@ class DataConfig:
             classes are not measured.
         group: Images of one group, such as one patient, are never in both sets: a column of the table, or regex:PATTERN (on
             the path below DATA); auto: near duplicates, such as crops and resized copies.
-        fixes: A CSV file of labels to change and images to drop, with the columns path, action (relabel, drop or keep), label,
-            why and when; no image file is touched.
+        fixes: A CSV file of labels to change and images to add or drop, with the columns path, action (relabel, add, drop or
+            keep), label, why and when, as vizsla label writes it; no image file is touched.
         new_classes: Let fixes name classes that the data does not have.
     """
 

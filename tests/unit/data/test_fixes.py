@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from vizsla import (
     read_fixes,
     write_fixes,
 )
-from vizsla.data.table import resolve_data
+from vizsla.data.table import images_to_label, resolve_data, take_back
 
 if TYPE_CHECKING:
     from vizsla.types import ImageTable
@@ -48,6 +49,14 @@ def sets_of(table: ImageTable) -> dict[str, tuple[str, str]]:
 @pytest.fixture
 def pets(make: Any) -> Path:
     return make(*(f"{of}/{number:02}.jpg" for of in ("cat", "dog", "owl") for number in range(10)))
+
+
+@pytest.fixture
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("more")
+    for number in range(4):
+        (folder / f"{number}.jpg").touch()
+    return folder
 
 
 # --- the file ---
@@ -220,6 +229,64 @@ def test_unlabelled_images_are_labelled_by_fixes_and_the_others_wait(make: Any):
     table = resolve_data(root, fixes=fixes, seed=0)
     assert (table.vocab, len(table.train_rows), len(table.valid_rows)) == (("cat", "dog"), 16, 4)
     assert any(note.startswith("left out: 20 images") for note in table.notes)
+
+
+def test_folders_may_be_told_to_name_no_class(make: Any):
+    root = make(*(f"{year}/{n:02}.jpg" for year in ("may", "june") for n in range(20)))
+    fixes = [Fix(path=f"may/{n:02}.jpg", action="relabel", label=["cat", "dog"][n % 2]) for n in range(20)]  # fmt: skip
+    table = resolve_data(root, labels="none", fixes=fixes, seed=0)
+    assert (table.vocab, len(table.train_rows), len(table.valid_rows)) == (("cat", "dog"), 16, 4)
+    with pytest.raises(LabelError):
+        resolve_data(root, labels="none", seed=0)
+
+
+def test_images_from_elsewhere_are_added_to_training_and_move_no_other(pets: Path, more: Path):
+    fixes = [
+        Fix(path=str(more / "0.jpg"), action="add", label="cat"),
+        Fix(path=os.path.relpath(more / "1.jpg", pets), action="add", label="dog"),
+        Fix(path=str(more / "2.jpg"), action="add", label="owl", when="2026-05-01T12:00:00"),
+        Fix(path=str(more / "2.jpg"), action="drop", when="2026-05-01T12:00:01"),
+        Fix(path="cat/00.jpg", action="add", label="owl"),  # it is there: its label changes
+    ]
+    before = sets_of(resolve_data(pets, seed=0))
+    for options in ({}, {"group": "regex:(.+)"}):
+        table = resolve_data(pets, fixes=fixes, seed=0, **options)
+        after = sets_of(table)
+        assert [after.pop((more / name).as_posix()) for name in ("0.jpg", "1.jpg")] == [("train", "cat"), ("train", "dog")]  # fmt: skip
+        assert after["cat/00.jpg"][1] == "owl"
+        assert options or {path: side for path, (side, _) in after.items()} == {path: side for path, (side, _) in before.items()}  # fmt: skip
+        assert "3 images added" in next(note for note in table.notes if note.startswith("fixes:"))
+    with pytest.raises(LabelError, match="wolf"):
+        resolve_data(pets, fixes=[replace(fixes[0], label="wolf")], seed=0)
+    gone = [Fix(path=str(more / "9.jpg"), action="add", label="cat")]
+    with pytest.raises(DataError, match=r"9\.jpg"):
+        resolve_data(pets, fixes=gone, seed=0)
+
+
+def test_a_fix_can_be_taken_back(tmp_path: Path):
+    file = tmp_path / "fixes.csv"
+    one, other = (Fix(path=f"{name}.jpg", action="drop", when="2026-05-01T12:00:00") for name in "ab")  # fmt: skip
+    write_fixes(file, [one, other, one])
+    take_back(file, one)
+    assert read_fixes(file) == (one, other)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda fix: take_back(file, fix), [one, other]))
+    assert read_fixes(file) == ()
+    with pytest.raises(DataError):
+        take_back(file, one)
+
+
+def test_images_to_label_are_those_of_the_data_and_others(pets: Path, more: Path):
+    images, num_own = images_to_label(pets, unlabelled=more)
+    assert (num_own, len(images.paths)) == (30, 34)
+    assert [isinstance(label, LabelError) for label in images.labels] == [False] * 30 + [True] * 4  # fmt: skip
+    assert images_to_label(pets, unlabelled=pets / "cat")[1] == len(images_to_label(pets, unlabelled=pets / "cat")[0].paths)  # fmt: skip
+    flat, _ = images_to_label(more)
+    assert all(isinstance(label, LabelError) for label in flat.labels)
+    table = pets / "many.csv"
+    table.write_text("image,tags\ncat/00.jpg,a b\ndog/00.jpg,b\n")
+    with pytest.raises(ConfigError, match="multi_category"):
+        images_to_label(pets, labels=f"csv:{table},label=tags,delimiter=' '")
 
 
 def test_labels_of_every_kind_can_be_fixed(pets: Path):

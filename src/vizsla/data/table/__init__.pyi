@@ -19,7 +19,9 @@ from .factories import ImageDataLoaders as ImageDataLoaders
 from .fixes import Fixes as Fixes
 from .fixes import fixes_text as fixes_text
 from .fixes import read_fixes as read_fixes
+from .fixes import take_back as take_back
 from .fixes import write_fixes as write_fixes
+from .from_words import images_to_label as images_to_label
 from .from_words import labelled_data as labelled_data
 from .from_words import resolve_data as resolve_data
 from .labels import CategoryMap as CategoryMap

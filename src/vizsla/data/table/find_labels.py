@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vizsla.data.table.block import CategoryBlock, OutputBlock
 from vizsla.data.table.check import listing
@@ -48,7 +48,7 @@ from vizsla.paths import ImagePaths
 from vizsla.text import joined, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 _OTHER_FILES = {
@@ -106,6 +106,10 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
         return _find_in_metadata(metadata, data, group)
     if from_folders:
         return _find_in_folder(data, None, label_level, group)
+    if labels == "none":
+        found = _find_in_folder(data, _no_label, None, group)
+        advice = "Label them: vizsla label DATA --labels none."
+        return replace(found, images=replace(found.images, advice=advice))
     if kind == "regex":
         return _find_in_folder(data, RegexLabeller(rest), None, group)
     if kind == "csv":
@@ -113,12 +117,16 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
         file = below if below.is_file() and not here.is_file() else here
         return _find_in_table(read_table(file), data, words, group)
     raise ConfigError(
-        f"labels is 'auto', 'folder', 'regex:PATTERN' or {TABLE_FORM!r}. Received: {labels!r}"
+        f"labels is 'auto', 'folder', 'none', 'regex:PATTERN' or {TABLE_FORM!r}. Received: {labels!r}"
     )
 
 
+def _no_label(_name: str) -> NoReturn:
+    raise LabelError("nobody has labelled it")
+
+
 def _find_in_folder(
-    data: Path, labeller: RegexLabeller | None, label_level: int | None, group: str
+    data: Path, labeller: Callable[[str], object] | None, label_level: int | None, group: str
 ) -> Found:
     listing = list_images(data)
     paths, in_doubt = listing.paths, listing.in_doubt

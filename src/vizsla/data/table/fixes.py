@@ -6,7 +6,7 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +22,7 @@ from vizsla.text import counted, joined, listed, quoted, valid_unicode
 from vizsla.types import LABEL_SEPARATOR, Fix, typed_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from vizsla.data.table.labels import LabelledImages
     from vizsla.types import Task
@@ -83,12 +83,40 @@ def write_fixes(path: Path | str, fixes: Iterable[Fix], *, append: bool = False)
         OutputError: The file cannot be written, or another process has been writing to it for ten seconds; it is untouched.
         TableError: ``append`` is true, and what is in the file is not fixes.
     """
+    place = Path(path)
+    if not append:
+        return _write(place, fixes)
+    with _only_writer(place):
+        earlier = read_fixes(place) if place.exists() else ()
+        return _write(place, (*earlier, *fixes))
+
+
+def take_back(path: Path | str, fix: Fix) -> None:
+    """Remove a fix from a file, the last of equal ones; all others stay.
+
+    Raises:
+        OutputError: As ``write_fixes``.
+        DataError: It is not there any more.
+    """
+    place = Path(path)
+    with _only_writer(place):
+        found = list(read_fixes(place)) if place.exists() else []
+        if fix not in found:
+            raise DataError(
+                f"{place} has no such row any more: {fix.path}, {fix.action}, {fix.when}. It is untouched. "
+                "If it was edited by hand, start again."
+            )
+        del found[len(found) - 1 - found[::-1].index(fix)]
+        _write(place, found)
+
+
+@contextmanager
+def _only_writer(place: Path) -> Generator[None]:
+    """Wait until no other process changes a file."""
     from filelock import FileLock, Timeout
 
-    place = Path(path)
     with ExitStack() as held:
-        earlier: tuple[Fix, ...] = ()
-        if append and place.parent.is_dir():  # a lock makes the folder
+        if place.parent.is_dir():  # a lock makes the folder
             lock = FileLock(place.with_name(f"{OURS}{place.name}.lock"), timeout=_SECONDS_TO_WAIT)
             try:
                 held.enter_context(lock)
@@ -97,20 +125,21 @@ def write_fixes(path: Path | str, fixes: Iterable[Fix], *, append: bool = False)
                 raise OutputError(
                     f"Cannot write {place}: {what}. It is untouched. Try again, or choose another place."
                 ) from error
-            earlier = read_fixes(place) if place.exists() else ()
-        rows = [
-            list(map(_written_cell, astuple(fix)[: len(COLUMNS)])) for fix in (*earlier, *fixes)
-        ]
-        # Before Python 3.13 a lone carriage return is only quoted where everything is.
-        is_odd = any("\r" in cell for row in rows for cell in row)
-        with (
-            atomic_write(place) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(
-                file, lineterminator="\n", quoting=csv.QUOTE_ALL if is_odd else csv.QUOTE_MINIMAL
-            )
-            writer.writerows([COLUMNS, *rows])
+        yield
+
+
+def _write(place: Path, fixes: Iterable[Fix]) -> Path:
+    rows = [list(map(_written_cell, astuple(fix)[: len(COLUMNS)])) for fix in fixes]
+    # Before Python 3.13 a lone carriage return is only quoted where everything is.
+    is_odd = any("\r" in cell for row in rows for cell in row)
+    with (
+        atomic_write(place) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(
+            file, lineterminator="\n", quoting=csv.QUOTE_ALL if is_odd else csv.QUOTE_MINIMAL
+        )
+        writer.writerows([COLUMNS, *rows])
     return place
 
 
@@ -137,6 +166,7 @@ def fixes_text(fixes: Sequence[Fix]) -> str:
     counts = Counter(fix.action for fix in fixes)
     parts = (
         (counts["relabel"], f"{counted(counts['relabel'], 'label')} changed"),
+        (counts["add"], f"{counted(counts['add'], 'image')} added"),
         (counts["drop"], f"{counted(counts['drop'], 'image')} dropped"),
         (counts["keep"], f"{counts['keep']:,} kept as they are"),
     )
@@ -173,7 +203,7 @@ def apply_fixes(
     has_none = {p for p, label in enumerate(labels) if isinstance(label, LabelError) or is_missing(label)}  # fmt: skip
     usual_type = class_type_of(list(known.values())) or "text"
     for position, fix in chosen.items():
-        if fix.action == "relabel":
+        if fix.gives_label:
             names = [name.strip() for name in fix.label.split(LABEL_SEPARATOR) if name.strip()]
             if task == "category":
                 names = [fix.label if fix.label in known else fix.label.strip()]
@@ -200,7 +230,7 @@ def apply_fixes(
         problems.append(listing(LabelError, words, not_numbers, "Correct the labels."))
     notes.insert(0, f"fixes: {fixes_text(effective)}")
     dropped = {position for position, fix in chosen.items() if fix.action == "drop"}
-    labelled = {position for position, fix in chosen.items() if fix.action == "relabel"}
+    labelled = {position for position, fix in chosen.items() if fix.gives_label}
     left_out = has_none - labelled - dropped if has_none & labelled and task != "multi_category" else set[int]()  # fmt: skip
     if left_out:
         notes.append(f"left out: {counted(len(left_out), 'image')} that nobody has labelled yet")

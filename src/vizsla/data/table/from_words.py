@@ -20,8 +20,10 @@ from vizsla.data.table.block import (
     fixed_images,
 )
 from vizsla.data.table.check import file_problems, listing, scarce_classes
-from vizsla.data.table.find_labels import find_images
+from vizsla.data.table.find_labels import Found, find_images
+from vizsla.data.table.fixes import given_fixes
 from vizsla.data.table.labels import LabelledImages, class_texts, names_of, targets_in
+from vizsla.data.table.sources import get_image_files
 from vizsla.data.table.splits import (
     balanced_group_split,
     keep_together,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from vizsla.data.table.fixes import Fixes
+    from vizsla.types import Fix
 
 DEFAULT_VALID_FRACTION = 0.2
 
@@ -64,7 +67,7 @@ def resolve_data(
         data: A folder of images, or a CSV file (``labels`` is then ``csv:`` with that file).
         labels: Where labels come from. ``"auto"``: files ``metadata.csv`` or ``metadata.jsonl`` beside the images, see
             ``metadata_table``, else the folders; refused where they contradict one another. ``"folder"``: the folders, see
-            ``label_level``. ``"regex:PATTERN"``: the first group of the expression, searched in the file name.
+            ``label_level``. ``"none"``: nowhere, only fixes name classes. ``"regex:PATTERN"``: the first group of the expression, searched in the file name.
             ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table; its images are found by their path below ``data`` (or the CSV
             file's folder), else by their file name or stem anywhere below it. Columns that are not named are chosen by
             ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
@@ -85,7 +88,7 @@ def resolve_data(
             ``NUM_GROUP_DRAWS`` draws of whole groups the one is taken that is most like all images in its labels. ``"auto"`` reads
             all images and keeps near duplicates in one set, as exact ones are; a split of the data stays, with a note.
         fixes: A file of fixes, or what ``read_fixes`` returns. The split is drawn by the labels of the data and then changed, so
-            that every image without a fix is where it would be without all of them.
+            that every image without a fix is where it would be without all of them. Images that they add go to training.
         new_classes: Whether fixes may name classes that no image of the data has.
         moved: What a run moved because of duplicates, see ``ImageTable``; none are looked for then.
         seed: Makes the drawn split repeatable.
@@ -106,7 +109,10 @@ def resolve_data(
         )
     level = None if label_level == "auto" else label_level
     find_near = group == "auto"
+    fixes = given_fixes(fixes)
     found = find_images(Path(data), labels, level, "" if find_near else group)
+    num_own = len(found.images.paths)
+    found = _with_added(found, fixes)
     splits, groups = found.splits, found.groups
     images, dropped = fixed_images(found.images, found.block, fixes, new_classes=new_classes)
     classes = _classes_of(found.images, found.block)
@@ -128,7 +134,7 @@ def resolve_data(
             f"with pool:{valid} (--valid pool:{valid})."
         )
     all_positions = range(len(images.paths))
-    divided = [p for p in all_positions if splits is None or splits[p] != "test"]
+    divided = [p for p in all_positions[:num_own] if splits is None or splits[p] != "test"]
     is_class = isinstance(found.block, CategoryBlock)
     if is_class:  # images that nobody has labelled yet take no part
         divided = [p for p in divided if classes[p] or p not in dropped]
@@ -162,7 +168,7 @@ def resolve_data(
     images = replace(
         images,
         by_chance=groups is None and not is_class,
-        train=[divided[position] for position in train],
+        train=[*(divided[position] for position in train), *all_positions[num_own:]],
         valid=[divided[position] for position in held_out],
         notes=tuple(notes),
     )
@@ -173,6 +179,65 @@ def resolve_data(
     else:
         images = _move(images, dict(moved))
     return _checked(images.without(dropped), found.block, min_per_class=least)
+
+
+def _with_added(found: Found, fixes: Sequence[Fix]) -> Found:
+    """Return what was found and the images elsewhere that fixes add: training images, each a group of its own."""
+    root = found.images.root
+    places = [os.path.abspath(root / fix.path) for fix in fixes if fix.action == "add"]  # noqa: PTH100 (a link stays the link that was given)
+    if not places:
+        return found
+    own = {os.path.abspath(text) for text in ImagePaths.of(found.images.paths).texts()}  # noqa: PTH100
+    added = [place for place in dict.fromkeys(places) if place not in own and os.path.isfile(place)]  # noqa: PTH113
+    if not added:
+        return found
+    splits, groups = found.splits, found.groups
+    return replace(
+        found,
+        images=found.images.with_unlabelled(added),
+        splits=None if splits is None else [*splits, *["train"] * len(added)],
+        groups=None if groups is None else [*groups, *added],
+    )
+
+
+def images_to_label(
+    data: Path | str,
+    *,
+    labels: str = "auto",
+    label_level: int | Literal["auto"] = "auto",
+    unlabelled: Path | str | None = None,
+) -> tuple[LabelledImages, int]:
+    """Find images with the class of each, where it has one, for a person to look at.
+
+    Args:
+        data: As for ``resolve_data``; also a folder in which no image has a label.
+        labels: As for ``resolve_data``.
+        label_level: As for ``resolve_data``.
+        unlabelled: A folder of further images, without labels.
+
+    Returns:
+        The images, those of ``data`` first, and how many these are.
+
+    Raises:
+        DataError: The images cannot be found, or a file is missing.
+        ConfigError: Images have several labels or numbers.
+    """
+    found = find_images(Path(data), labels, None if label_level == "auto" else label_level, "")
+    if not isinstance(found.block, CategoryBlock):
+        raise ConfigError(
+            f"Only labels that are one class of each image can be changed here. Received labels of the task {found.block.task!r}: "
+            f"labels {labels!r}. Write the others into a CSV file of fixes."
+        )
+    images = found.images
+    raise_problems([*images.problems, *file_problems(images)])
+    num_own = len(images.paths)
+    if unlabelled is None:
+        return images, num_own
+    own = {os.path.realpath(text) for text in ImagePaths.of(images.paths).texts()}
+    more = [os.path.abspath(path) for path in get_image_files(unlabelled)]  # noqa: PTH100
+    return images.with_unlabelled(
+        path for path in more if os.path.realpath(path) not in own
+    ), num_own
 
 
 def _checked(images: LabelledImages, block: OutputBlock, *, min_per_class: int) -> ImageTable:

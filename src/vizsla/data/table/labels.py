@@ -460,9 +460,19 @@ class LabelledImages:
             labels=tuple(self.labels[position] for position in kept),
             train=renumbered(self.train),
             valid=renumbered(self.valid),
-            row_numbers=tuple(self.row_numbers[p] for p in kept) if self.row_numbers else (),
+            row_numbers=tuple(self.row_numbers[p] for p in kept if p < len(self.row_numbers)),
             in_doubt=None if self.in_doubt is None else renumbered(self.in_doubt),
             copies=None if copies is None else tuple(same for same in copies if len(same) > 1),
+        )
+
+    def with_unlabelled(self, paths: Iterable[Path | str]) -> LabelledImages:
+        """Return these images and, after them, others that exist and that nobody has labelled."""
+        more = list(paths)
+        missed = LabelError("nobody has labelled it")
+        return replace(
+            self,
+            paths=ImagePaths((*ImagePaths.of(self.paths).texts(), *more)),
+            labels=(*self.labels, *[missed] * len(more)),
         )
 
     def shown_path(self, position: int) -> str:
@@ -472,12 +482,12 @@ class LabelledImages:
 
     def entry(self, position: int) -> str:
         """Return an image as messages show it: its row, where it has one, and its path."""
-        path = quoted(self.paths[position])
-        return f"{self.row(position)} ({path})" if self.row_word else path
+        row, path = self.row(position), quoted(self.paths[position])
+        return path if row == path else f"{row} ({path})"
 
     def row(self, position: int) -> str:
         """Return the row of an image as messages show it, or its path where it has none."""
-        if not self.row_word:
+        if not self.row_word or position >= len(self.row_numbers):
             return quoted(self.paths[position])
         return f"{self.row_word} {self.row_numbers[position]}"
 
