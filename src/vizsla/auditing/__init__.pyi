@@ -6,6 +6,10 @@ from .audit import Item as Item
 from .audit import MoreData as MoreData
 from .audit import audit as audit
 from .audit import shortcut_findings as shortcut_findings
+from .labelling import ConflictError as ConflictError
+from .labelling import Labelling as Labelling
+from .labelling import instructive_order as instructive_order
+from .labelling import open_labelling as open_labelling
 from .quick import quick_audit as quick_audit
 from .shortcuts import Cue as Cue
 from .shortcuts import Grouping as Grouping

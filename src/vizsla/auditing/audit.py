@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from vizsla.auditing.shortcuts import (
     TELLING,
@@ -415,10 +414,7 @@ class _Look:
         return {"layout": self.layout, "num_classes": len(self.table.vocab), "seed": self.seed}
 
     def last_stage(self) -> Tensor:
-        """Return the mean features of the last stage, each row of length 1."""
-        columns = self.layout.columns(self.layout.stages[-1:], self.layout.statistics[:1])
-        values_ND = self.features_ND[:, columns]
-        return functional.normalize(values_ND - values_ND.mean(0), dim=1)
+        return self.layout.last_stage(self.features_ND)
 
 
 def _unreadable(rows: Tensor) -> Iterator[Finding]:

@@ -75,6 +75,11 @@ class FeatureLayout:
             ]
         )
 
+    def last_stage(self, features_ND: Tensor) -> Tensor:
+        """Return the mean features of the last stage, centred, each row of length 1: what images are compared by."""
+        values_ND = features_ND[:, self.columns(self.stages[-1:], self.statistics[:1])]
+        return F.normalize(values_ND - values_ND.mean(0), dim=1)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadSetting:

@@ -248,22 +248,14 @@ def _fixes_by_position(
     images: LabelledImages, fixes: Sequence[Fix]
 ) -> tuple[dict[int, Fix], list[Problem], list[str]]:
     """Return the fix that counts for each position, what is wrong with the paths of others, and what must be said."""
-    root = os.path.abspath(images.root)  # noqa: PTH100 (a link stays the link that was given)
-    texts = ImagePaths.of(images.paths).texts()
-    position_of = {valid_unicode(os.path.abspath(text)): p for p, text in enumerate(texts)}  # noqa: PTH100
     found: defaultdict[int, list[Fix]] = defaultdict(list)
     outside: list[Fix] = []
     missing: list[Fix] = []
-    for fix in fixes:
-        places = [os.path.abspath(os.path.join(root, text)) for text in (fix.path, fix.path.strip().replace("\\", "/"))]  # fmt: skip  # noqa: PTH100, PTH118
-        if os.path.isabs(fix.path):  # noqa: PTH117 (it may lie below the same folder by another name)
-            below = os.path.relpath(os.path.realpath(fix.path), os.path.realpath(root))
-            places.append(os.path.abspath(os.path.join(root, below)))  # noqa: PTH100, PTH118
-        position = next((position_of[place] for place in places if place in position_of), None)
+    for fix, position in zip(fixes, positions_of_fixes(images, fixes), strict=True):
         if position is not None:
             found[position].append(fix)
         else:
-            is_there = any(map(os.path.isfile, places))
+            is_there = any(map(os.path.isfile, _places(fix, os.path.abspath(images.root))))  # noqa: PTH100
             (outside if is_there else missing).append(fix)
     problems: list[Problem] = []
     notes: list[str] = []
@@ -284,6 +276,25 @@ def _fixes_by_position(
         notes.append(f"{len(several):,} {have} different fixes, the latest counts: {shown}")
     chosen = {position: sorted(same, key=lambda fix: fix.seconds)[-1] for position, same in found.items()}  # fmt: skip
     return chosen, problems, notes
+
+
+def positions_of_fixes(images: LabelledImages, fixes: Iterable[Fix]) -> list[int | None]:
+    """Return the position of the image that each fix is about, None where it is none of these."""
+    root = os.path.abspath(images.root)  # noqa: PTH100 (a link stays the link that was given)
+    texts = ImagePaths.of(images.paths).texts()
+    position_of = {valid_unicode(os.path.abspath(text)): p for p, text in enumerate(texts)}  # noqa: PTH100
+    found = ((position_of.get(place) for place in _places(fix, root)) for fix in fixes)
+    return [next((p for p in positions if p is not None), None) for positions in found]
+
+
+def _places(fix: Fix, root: str) -> list[str]:
+    """Return where the image of a fix may be, the likeliest first."""
+    texts = (fix.path, fix.path.strip().replace("\\", "/"))
+    places = [os.path.abspath(os.path.join(root, text)) for text in texts]  # noqa: PTH100, PTH118
+    if os.path.isabs(fix.path):  # noqa: PTH117 (it may lie below the same folder by another name)
+        below = os.path.relpath(os.path.realpath(fix.path), os.path.realpath(root))
+        places.append(os.path.abspath(os.path.join(root, below)))  # noqa: PTH100, PTH118
+    return places
 
 
 def _entry(fix: Fix) -> str:
