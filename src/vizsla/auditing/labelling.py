@@ -188,13 +188,13 @@ class Labelling:
     def names_new_classes(self) -> bool:
         """Whether labels were given that no image of the data has, though others have labels."""
         known = {*self.given} - {""}
-        used = {self.label(position) for position in self._fixes} - {""}
-        return bool(known and used - known)
+        return bool(known and {*self.class_counts()} - known)
 
     @property
     def num_decided(self) -> int:
         """Images that somebody decided on."""
-        return sum(map(self.is_decided, self._fixes))
+        with self._lock:
+            return sum(map(self.is_decided, self._fixes))
 
     @property
     def latest(self) -> tuple[int, str] | None:
@@ -212,6 +212,16 @@ class Labelling:
         if fix is None or fix.action == "keep":
             return self.given[position]
         return fix.label if fix.gives_label else ""
+
+    def class_counts(self) -> Counter[str]:
+        """Return how many images have each class now."""
+        counts = Counter(self.given)
+        with self._lock:
+            for position in self._fixes:
+                counts[self.given[position]] -= 1
+                counts[self.label(position)] += 1
+        del counts[""]
+        return +counts
 
     def fix(self, position: int) -> Fix | None:
         """Return the fix of an image that counts."""
@@ -484,8 +494,7 @@ class Labelling:
 
     def lacking(self) -> str:
         """Return what training still needs, in words; empty where it can begin."""
-        counts = Counter(self.label(position) for position in range(len(self.shown)))
-        del counts[""]
+        counts = self.class_counts()
         single = sorted(name for name, number in counts.items() if number < 2)
         if len(counts) < 2:
             return f"Training needs two classes. So far there are {len(counts)}."

@@ -20,7 +20,7 @@ from cyclopts.config import Dict
 from vizsla import __version__
 from vizsla.cli.models import compare, embed, evaluate, export, predict, serve, verify
 from vizsla.cli.terminal import reported_errors, sigterm_as_ctrl_c
-from vizsla.cli.training import audit, bench, check, demo, find_lr, report, show_cache, train
+from vizsla.cli.training import audit, bench, check, demo, find_lr, label, report, show_cache, train
 from vizsla.errors import ConfigError
 from vizsla.run.folder import locate_data
 
@@ -33,6 +33,7 @@ COMMANDS = {
     "find-lr": find_lr,
     "check": check,
     "audit": audit,
+    "label": label,
     "evaluate": evaluate,
     "compare": compare,
     "predict": predict,

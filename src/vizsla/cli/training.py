@@ -1,4 +1,4 @@
-"""Commands that take DATA or what a training left: demo, train, find-lr, check, audit, bench, report, cache."""
+"""Commands that take DATA or what a training left: demo, train, find-lr, check, audit, label, bench, report, cache."""
 
 from __future__ import annotations
 
@@ -356,6 +356,108 @@ def audit(
         say(line)
     say()
     say(f"Audit: {page}")
+
+
+def label(
+    data: Path,
+    /,
+    *,
+    labels: str = AS_FOUND.labels,
+    label_level: int | Literal["auto"] = "auto",
+    unlabelled: Path | None = None,
+    classes: tuple[str, ...] = (),
+    fixes: Path | None = None,
+    arch: str | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    bs: int = 32,
+    workers: int = -1,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allowed_host: tuple[str, ...] = (),
+) -> None:
+    """Go through suspected labels and unlabelled images on a page; nothing is moved.
+
+    Shows the images whose label is probably wrong, and those without one, the most instructive first. A head learns from
+    each decision. Decisions are rows of a CSV file that train --fixes takes; stop and start again at any moment.
+
+    For example:
+
+        vizsla label runs/pets
+        vizsla label photos --labels none --classes cat --classes dog
+        vizsla label pets --unlabelled new-photos
+
+    Args:
+        data: A folder of images, labelled or not, a CSV file that lists them, or the folder of a run: its data.
+        labels: Where labels come from, as for train; none: nobody has labelled any image yet.
+        label_level: Which level of folders names the class, as for train.
+        unlabelled: A folder of further images; those that get a label are added to training.
+        classes: A class to begin with; may be repeated. Others can be named on the page.
+        fixes: The CSV file of decisions; those in it count. Default: NAME-fixes.csv.
+        arch: Network whose features are compared; default: that of the run, or of train.
+        size: Side of the square that the network sees, in pixels; default as for arch.
+        device: auto, cpu, cuda or mps.
+        bs: Images that are computed together.
+        workers: Threads that read images; -1: one per core.
+        host: Address to listen at; 0.0.0.0 lets other machines in that have the whole address.
+        port: Port to listen at; 0: any free one.
+        allowed_host: Another name of this machine; may be repeated.
+    """
+    from dataclasses import replace
+
+    from vizsla.auditing.labelling import Labelling, open_labelling
+    from vizsla.data.table.fixes import read_fixes, write_fixes
+    from vizsla.data.table.from_words import images_to_label
+    from vizsla.run.folder import CONFIG, FIXES, RunFolder, locate_data
+    from vizsla.serve.server import check_extra
+    from vizsla.train.display import Display
+
+    check_extra("show the label page")
+    from vizsla.serve.label_app import serve_labels
+
+    config = TrainConfig(device=device, batch_size=bs, num_workers=workers)
+    train, place, level = ["vizsla", "train"], data, label_level
+    is_run = (data / CONFIG).is_file()
+    if is_run:
+        run = RunFolder(data)
+        if labels != AS_FOUND.labels or label_level != "auto":
+            raise ConfigError(f"{data} is the folder of a run, which says where labels come from. Leave --labels and --label-level out.")  # fmt: skip
+        place, labels = locate_data(run.config, data)
+        level = run.config.get("label_level", "auto")
+        config = replace(run.train_config(device=device), batch_size=bs, num_workers=workers)
+        train += ["--config", str(data / CONFIG)]
+    else:
+        train += [str(data), *([] if labels == AS_FOUND.labels else ["--labels", labels])]
+        train += [] if label_level == "auto" else ["--label-level", str(label_level)]
+    config = replace(config, **{name: value for name, value in (("arch", arch), ("size", size)) if value is not None})  # fmt: skip
+    check_choices(config)
+    name = data_name(place)
+    file = Path(f"{name}-fixes.csv") if fixes is None else fixes
+    check_writable(file, force=True)
+    images, num_own = images_to_label(place, labels=labels, label_level=level, unlabelled=unlabelled)  # fmt: skip
+    display = Display()
+
+    def make() -> Labelling:
+        if is_run and not file.exists() and (data / FIXES).is_file():
+            write_fixes(file, read_fixes(data / FIXES))
+        for note in images.notes:
+            display.line(note)
+        return open_labelling(images, num_own=num_own, file=file, config=config, classes=classes, display=display)  # fmt: skip
+
+    def command(labelling: Labelling) -> str:
+        new = ["--new-classes"] if labelling.names_new_classes else []
+        return shlex.join([*train, "--fixes", str(file), *new])
+
+    serve_labels(
+        make,
+        file=file,
+        title=name,
+        command=command,
+        host=host,
+        port=port,
+        allowed_hosts=allowed_host,
+        say=say,
+    )
 
 
 def bench(

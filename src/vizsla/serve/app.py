@@ -34,6 +34,7 @@ from vizsla.serve.uploads import check_content_type, read_uploads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from vizsla.model_file.manifest import Manifest
     from vizsla.predict.predictor import Predictor
@@ -175,11 +176,23 @@ def build_app(
         Route("/openapi.json", api.openapi),
         Route("/health", api.health),
         Route("/metrics", api.counters),
-        *(Route(path, _asset(*asset)) for path, asset in ASSETS.items()),
+        *(Route(path, asset(*file)) for path, file in ASSETS.items()),
     ]
+    return guarded(routes, lifespan=working, limits=limits, metrics=metrics, names=names)
+
+
+def guarded(
+    routes: list[Route],
+    *,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
+    limits: Limits,
+    metrics: Metrics,
+    names: HostNames | None,
+) -> Guard:
+    """Return an application of routes that refuses what a ``Guard`` refuses, and answers faults as JSON."""
     application = Starlette(
         routes=routes,
-        lifespan=working,
+        lifespan=lifespan,
         exception_handlers={
             RefusedError: _refused,
             Exception: _unexpected,
@@ -198,7 +211,7 @@ def build_app(
     )
 
 
-def _asset(file: str, content_type: str) -> Callable[[Request], Awaitable[Response]]:
+def asset(file: str, content_type: str) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint that answers with a file of the package, read once."""
     content = (files("vizsla.serve") / "static" / file).read_bytes()
     headers = {"content-type": content_type, "cache-control": "no-cache"}
@@ -222,12 +235,12 @@ async def _unexpected(_request: Request, error: Exception) -> Response:
 
 
 async def _not_found(_request: Request, _error: Exception) -> Response:
-    return json_response(Error("There is nothing here. /api lists what there is."), status=404)
+    return json_response(Error("There is nothing here. The page / says what there is."), status=404)
 
 
 async def _wrong_method(request: Request, error: Exception) -> Response:
     headers = error.headers if isinstance(error, HTTPException) else None
-    message = f"{request.method} is not possible here. /api lists what is."
+    message = f"{request.method} is not possible here. The page / says what is."
     return json_response(Error(message), status=405, headers=headers)
 
 

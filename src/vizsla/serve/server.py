@@ -123,25 +123,38 @@ def serve(
             max_batch=plan.max_batch,
             decoding=processes,
         )
-        server = make_server(application, limits=plan.limits)
-        with _stopped_by_signals(server), long_lived_objects_set_aside():
-            say(f"Serving {plan.model} at {address_of(listener)}  (Ctrl-C stops)")
-            if not is_loopback(listener):
-                say(
-                    "Warning: other machines can reach this server. It has no passwords and no encryption; let only "
-                    "people whom you trust into this network, or put a proxy with both in front of it."
-                )
-            server.run(sockets=[listener])
+        ready = f"Serving {plan.model} at {address_of(listener)}  (Ctrl-C stops)"
+        run_server(application, listener, limits=plan.limits, ready=ready, say=say)
+
+
+def run_server(
+    application: object,
+    listener: socket.socket,
+    *,
+    limits: Limits,
+    ready: str,
+    say: Callable[[str], None],
+) -> None:
+    """Say ``ready``, and serve an ASGI application until SIGTERM or Ctrl-C; warn where other machines can reach it."""
+    server = make_server(application, limits=limits)
+    with _stopped_by_signals(server), long_lived_objects_set_aside():
+        say(ready)
+        if not is_loopback(listener):
+            say(
+                "Warning: other machines can reach this server. It has no passwords and no encryption; let only "
+                "people whom you trust into this network, or put a proxy with both in front of it."
+            )
+        server.run(sockets=[listener])
     say("Stopped.")
 
 
-def check_extra() -> None:
+def check_extra(purpose: str = "serve a model") -> None:
     """Raise MissingExtraError unless the packages of the extra are installed."""
     from importlib.util import find_spec
 
     for name in ("starlette", "uvicorn", "httptools", "python-multipart", "prometheus-client"):
         if find_spec(name.replace("-", "_")) is None:
-            raise MissingExtraError(name, extra="serve", purpose="serve a model")
+            raise MissingExtraError(name, extra="serve", purpose=purpose)
 
 
 def make_server(application: object, *, limits: Limits) -> uvicorn.Server:
