@@ -46,6 +46,7 @@ LABEL_ASSETS = {
     "/label.js": ("label.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+VIEWS: tuple[View, ...] = get_args(View)
 SIDES = (224, 720)
 """Longest sides of images: in the grid, and of the one that is looked at."""
 MOST_QUEUED, MOST_CARDS, MOST_POINTS = 2_000, 64, 60
@@ -113,8 +114,8 @@ class LabelApi:
         """Answer ``GET /api/queue``: which images to look at, in order."""
         self._check_token(request)
         view = request.query_params.get("view", "todo")
-        if view not in get_args(View):
-            raise RefusedError(400, f"view is one of {', '.join(get_args(View))}. Received: {view[:40]!r}")  # fmt: skip
+        if view not in VIEWS:
+            raise RefusedError(400, f"view is one of {', '.join(VIEWS)}. Received: {view[:40]!r}")
         found = self._labelling.queue(view)
         return json_response({"images": found[:MOST_QUEUED], "total": len(found)})
 
@@ -181,7 +182,7 @@ class LabelApi:
         judged = labelling.judged
         counts = labelling.class_counts()
         latest = labelling.latest
-        sizes = {view: len(labelling.queue(view)) for view in get_args(View)}
+        sizes = {view: len(labelling.queue(view)) for view in VIEWS}
         return {
             "title": self._title,
             "revision": labelling.revision,

@@ -249,12 +249,12 @@ def test_images_from_elsewhere_are_added_to_training_and_move_no_other(pets: Pat
         Fix(path="cat/00.jpg", action="add", label="owl"),  # it is there: its label changes
     ]
     before = sets_of(resolve_data(pets, seed=0))
-    for options in ({}, {"group": "regex:(.+)"}):
-        table = resolve_data(pets, fixes=fixes, seed=0, **options)
+    for group in ("", "regex:(.+)"):
+        table = resolve_data(pets, fixes=fixes, seed=0, group=group)
         after = sets_of(table)
         assert [after.pop((more / name).as_posix()) for name in ("0.jpg", "1.jpg")] == [("train", "cat"), ("train", "dog")]  # fmt: skip
         assert after["cat/00.jpg"][1] == "owl"
-        assert options or {path: side for path, (side, _) in after.items()} == {path: side for path, (side, _) in before.items()}  # fmt: skip
+        assert group or {path: side for path, (side, _) in after.items()} == {path: side for path, (side, _) in before.items()}  # fmt: skip
         assert "3 images added" in next(note for note in table.notes if note.startswith("fixes:"))
     with pytest.raises(LabelError, match="wolf"):
         resolve_data(pets, fixes=[replace(fixes[0], label="wolf")], seed=0)

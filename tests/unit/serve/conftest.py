@@ -88,6 +88,33 @@ def form(*files: tuple[str, bytes]) -> tuple[bytes, str]:
     return body, f"multipart/form-data; boundary={boundary}"
 
 
+@contextmanager
+def running(application: object, *, limits: Limits) -> Generator[Client]:
+    """Serve an application on a free port."""
+    with listening("127.0.0.1", 0) as listener:
+        server = make_server(application, limits=limits)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield Client(port=listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def client_of() -> Callable[..., AbstractContextManager[Client]]:
+    """Return a context manager that serves an application."""
+    return lambda application: running(application, limits=Limits())
+
+
+@pytest.fixture(scope="session")
+def client_at() -> Callable[[int], Client]:
+    """Return a function from the port of a server to a client of it."""
+    return lambda port: Client(port=port)
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory, make_classifier: Any) -> Path:
     path = tmp_path_factory.mktemp("serve") / "shapes.safetensors"
@@ -145,17 +172,8 @@ def serve(model: Path, predictor: Predictor, known: list[TrainingImage]) -> Serv
             title="Shapes",
             index=build_index(predictor, known) if nearest else None,
         )
-        with listening("127.0.0.1", 0) as listener:
-            port = listener.getsockname()[1]
-            server = make_server(application, limits=limits)
-            thread = threading.Thread(target=server.run, args=([listener],))
-            thread.start()
-            try:
-                yield Client(port=port)
-            finally:
-                server.should_exit = True
-                thread.join(30)
-                assert not thread.is_alive()
+        with running(application, limits=limits) as client:
+            yield client
 
     return run
 

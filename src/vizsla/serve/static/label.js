@@ -4,7 +4,7 @@
 // order, and stay on the page until the server has written them down. Every text that came from a file or from the server is
 // put in as text, never as markup.
 
-const BATCH = 24;
+const BATCH = 18;
 const POLL_MS = 4000, FITTING_MS = 500;
 const MOST_FOUND = 50;
 
