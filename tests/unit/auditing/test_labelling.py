@@ -204,7 +204,8 @@ def test_the_order_prefers_doubt_crowds_news_and_rare_classes():
     assert first([unsure] * 4, density=torch.tensor([0.1, 0.1, 0.1, 0.9])) == 3
     assert first([unsure] * 4, known=features[[0, 3]]) == 2
     assert first([unsure, unsure, unsure, [0.48, 0.52]], counts=[9, 0]) == 3
-    nothing_known = instructive_order(features, probabilities=torch.zeros(4, 0), **options | {"counts": []})  # fmt: skip
+    options["counts"] = []
+    nothing_known = instructive_order(features, probabilities=torch.zeros(4, 0), **options)
     assert {0, 1} - {*nothing_known[:3].tolist()}  # of two that are the same, one waits
     none = instructive_order(features[:0], probabilities=torch.zeros(0, 2), density=torch.ones(0), counts=[1, 1], known=features)  # fmt: skip
     assert none.tolist() == []
