@@ -196,6 +196,8 @@ def test_a_column_reader_names_numbers_and_zeros_and_ones(image_folder: Path):
     assert (both.vocab, both.targets[5].tolist()) == (("age", "sun"), [5.0, 1.0])
     encoded = table(MultiCategoryBlock(encoded=True), ColReader(["sun"]))
     assert (encoded.vocab, encoded.targets[:, 0].tolist()) == (("sun",), [0, 1] * 3)
+    of_row: Any = lambda row: [row["sun"].astype(str)]  # noqa: E731 (as cells write it)
+    assert table(MultiCategoryBlock, of_row).vocab == ("0", "1")
     several = table(MultiCategoryBlock, ColReader("tags", label_delim=" "))
     assert [several.label(row) for row in range(6)] == ["a;b", "", "b", "", "a", "a"]
 

@@ -38,7 +38,7 @@ from vizsla.data.loading.order import (
     take_share,
 )
 from vizsla.data.table.items import as_files, find_image
-from vizsla.data.table.labels import CategoryMap, KnownLabels, labelled_like
+from vizsla.data.table.labels import CategoryMap, KnownLabels, each_item, labelled_like
 from vizsla.errors import ConfigError, DataError
 from vizsla.machine import Blocks, worker_count
 from vizsla.types import Batch, ImageTable, Size, unknown_targets
@@ -603,7 +603,7 @@ class DataLoaders:
                 f"test_dl keeps the order of its items, so that predictions fit them. Received: shuffle={shuffle!r}. Leave it out."
             )
         frame: Any = [items] if isinstance(items, str | Path) else items
-        rows = [row for _, row in frame.iterrows()] if hasattr(frame, "iterrows") else list(frame)
+        rows = list(each_item(frame))
         get_x, get_y = self.getters
         root = self.table.root
         files, folder = as_files([find_image(row, root=root, get_x=get_x) for row in rows])

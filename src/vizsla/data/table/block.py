@@ -36,6 +36,7 @@ from vizsla.data.table.labels import (
     LabelSet,
     class_texts,
     class_type_of,
+    each_item,
     is_fraction,
     is_missing,
     is_several,
@@ -812,7 +813,7 @@ def _read_all(
     is_frame = hasattr(items, "iterrows")
     columns_only = is_frame and isinstance(get_x, ColReader) and isinstance(get_y, ColReader)
     # A Series for each row takes 100 times as long as reading whole columns: only where a function wants to see one.
-    rows = [row for _, row in items.iterrows()] if is_frame and not columns_only else items
+    rows = items if columns_only else list(each_item(items))
     if is_frame and isinstance(get_x, ColReader):
         images = get_x.read_frame(items)
     else:

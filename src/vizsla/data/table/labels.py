@@ -492,6 +492,14 @@ class LabelledImages:
         return f"{self.row_word} {self.row_numbers[position]}"
 
 
+def each_item(items: Any) -> Iterable[Any]:
+    """Return the items, of a DataFrame its rows: iterating over one gives the names of its columns.
+
+    A number in a row stays one of numpy, so ``r["age"].astype(str)`` works; ``iterrows`` would make it Python's.
+    """
+    return map(items.iloc.__getitem__, range(len(items))) if hasattr(items, "iloc") else items
+
+
 def take_labels(items: Iterable[Any], labeller: Callable[[Any], Any]) -> tuple[Any, ...]:
     """Return the label of every item, or the ``LabelError`` of those that have none; any other error is raised."""
     labels: list[Any] = []

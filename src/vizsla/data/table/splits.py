@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from vizsla.data.table.labels import is_missing, parent_label
+from vizsla.data.table.labels import each_item, is_missing, parent_label
 from vizsla.errors import ConfigError, DataError, MissingExtraError, TableError
 from vizsla.seeding import derive_seed, generator
 from vizsla.text import counted, quoted
@@ -159,7 +159,7 @@ class FuncSplitter:
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets."""
-        return _hold_out_where(map(self.func, _each(items)))
+        return _hold_out_where(map(self.func, each_item(items)))
 
 
 @dataclass(frozen=True)
@@ -549,15 +549,10 @@ class GroupSplitter:
         return _hold_out(sorted(chain.from_iterable(held_out)), len(items))
 
 
-def _each(items: Any) -> Iterable[Any]:
-    """Return the items, of a DataFrame its rows: iterating over one gives the names of its columns."""
-    return (row for _, row in items.iterrows()) if hasattr(items, "iterrows") else items
-
-
 def _groups_of(items: Any, group: Callable[[Any], Hashable] | str | int, *, user: str) -> list[Any]:
     if isinstance(group, str | int):
         return column_of(items, group, user=user).tolist()
-    return list(map(group, _each(items)))
+    return list(map(group, each_item(items)))
 
 
 def _needs_column(items: pd.DataFrame, user: str, what: str, way: str) -> TableError:
