@@ -328,7 +328,7 @@ function showClasses() {
   const others = page.state.classes.length - 9;
   const other = element("button", "other");
   other.type = "button";
-  other.append(element("kbd", "", "/"), element("span", "name", others > 0 ? `${others} others, or a new class` : "New class"));
+  other.append(element("kbd", "", "/"), element("span", "name", others > 0 ? `${others.toLocaleString("en")} more, or a new class` : "New class"));
   other.addEventListener("click", openSearch);
   box.append(other);
 }
@@ -383,7 +383,8 @@ function showAccuracy() {
     `when left out, of ${accuracy.num_labels.toLocaleString("en")} labels (95\u202f% interval ${percent(accuracy.low)} to ${percent(accuracy.high)})`;
   if (history.length < 2) return;
   const x = (place) => (120 * place) / (history.length - 1);
-  const y = (share) => 40 * (1 - share);
+  const floor = Math.min(...history.map((point) => point.low));
+  const y = (share) => (40 * (1 - share)) / Math.max(1 - floor, 0.01);
   const points = (share) => history.map((point, place) => `${x(place).toFixed(1)},${y(share(point)).toFixed(1)}`);
   byId("curve").querySelector("polyline").setAttribute("points", points((point) => point.num_right / point.num_labels).join(" "));
   const band = [...points((point) => point.high), ...points((point) => point.low).reverse()];
@@ -492,7 +493,7 @@ document.addEventListener("keydown", (event) => {
 byId("keep").addEventListener("click", () => decide("keep"));
 byId("drop").addEventListener("click", () => decide("drop"));
 byId("undo").addEventListener("click", undo);
-byId("rather").addEventListener("click", () => {
+byId("take").addEventListener("click", () => {
   const card = page.cards[page.at];
   if (card?.suggestion) decide("label", card.suggestion);
 });
