@@ -4,8 +4,8 @@ The names are those of ``vizsla`` (the same classes, no others), torchvision's n
 the layers and optimisers that lessons build networks with, and the few modules and helpers that cells use without an import. Networks of timm are given by name as text:
 ``vision_learner(dls, "convnext_tiny.fb_in22k")``.
 
-Importing it sets one thing for the whole program: ``pathlib.Path`` gets ``ls`` and ``BASE_PATH``, and prints short. No seeds,
-no print options, no matplotlib settings.
+Importing it sets two things for the whole program: ``pathlib.Path`` gets ``ls`` and ``BASE_PATH``, and prints short; Pillow's
+images get ``to_thumb``, ``shape`` and their like. No seeds, no print options, no matplotlib settings.
 """
 
 # ruff: noqa: F401, F403, F405 (names that cells use)
@@ -25,6 +25,7 @@ import warnings
 from functools import partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import matplotlib  # noqa: ICN001 (the name that cells use)
@@ -90,16 +91,21 @@ from vizsla.notebook.collections import (
     first,
     ifnone,
     image2tensor,
+    load_pickle,
     noop,
+    parallel,
     patch_path,
     range_of,
+    save_pickle,
     set_seed,
     tensor,
+    to_cpu,
     to_np,
 )
 from vizsla.notebook.datasets import decode_at, show_at
 from vizsla.notebook.image_files import resize_image, search_images_ddg
-from vizsla.notebook.images import plot_function, subplots
+from vizsla.notebook.images import patch_image, plot_function, subplots
+from vizsla.notebook.interpretation import ClassificationInterpretation as Interpretation
 from vizsla.notebook.transforms import Category, MultiCategory, TitledStr, store_attr
 from vizsla.train.learner import cnn_learner
 from vizsla.train.losses import LabelSmoothingCrossEntropy as LabelSmoothingCrossEntropyFlat
@@ -132,3 +138,4 @@ _OURS = {"FUNCTION_NAMES", "TYPE_CHECKING", "architecture_function", "vizsla"}
 __all__ = [name for name in globals() if not name.startswith("_") and name not in _OURS]
 
 patch_path()
+patch_image()

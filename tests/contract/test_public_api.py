@@ -35,8 +35,8 @@ RECORDED = json.loads(
 # Names of lesson 1 that meant something else there.
 CLASSIC_MEANS_OTHER = {"Callback", "accuracy", "accuracy_multi", "imagenet_stats"}
 # Modules and helpers that cells use without importing them.
-STANDARD = {"F", "Image", "PIL", "Path", "json", "math", "nn", "np", "os", "partial", "pd", "plt", "random", "re", "shutil", "torch"}  # fmt: skip
-CELLS_ONLY = {"AttrGetter", "Category", "MultiCategory", "TitledStr", "decode_at", "show_at", "store_attr", "Inf", "ItemGetter", "L", "PadMode", "ResizeMethod", "TfmdDL", "cnn_learner", "first", "noop", "patch_path", "plot_function", "resize_image", "search_images_bing", "search_images_ddg", "search_images_serpapi", "set_seed", "subplots", "tensor"}  # fmt: skip
+STANDARD = {"F", "Image", "PIL", "Path", "SimpleNamespace", "json", "math", "nn", "np", "os", "partial", "pd", "plt", "random", "re", "shutil", "torch"}  # fmt: skip
+CELLS_ONLY = {"AttrGetter", "Category", "MultiCategory", "TitledStr", "decode_at", "show_at", "store_attr", "Inf", "Interpretation", "ItemGetter", "L", "PadMode", "ResizeMethod", "TfmdDL", "cnn_learner", "first", "load_pickle", "noop", "parallel", "patch_image", "patch_path", "plot_function", "resize_image", "search_images_bing", "search_images_ddg", "save_pickle", "search_images_serpapi", "set_seed", "subplots", "tensor", "to_cpu"}  # fmt: skip
 MODULES = {"DataLoader", "Tensor", "array", "attrgetter", "itemgetter", "matplotlib", "ndarray", "sigmoid", "string", "sys", "tempfile", "time", "warnings"}  # fmt: skip
 HELPERS = {"ifnone", "image2tensor", "range_of", "to_np"}
 LESSON_LAYERS = {"AdaptiveAvgPool", "AdaptiveConcatPool2d", "AvgPool", "BatchNorm", "ConvLayer", "Flatten", "InstanceNorm", "Lambda", "LinBnDrop", "MaxPool", "MergeLayer", "Mish", "Module", "NormType", "PoolFlatten", "PoolType", "ResBlock", "ResizeBatch", "SEModule", "SequentialEx", "SigmoidRange", "SimpleCNN", "SimpleSelfAttention", "Swish", "View", "apply_init", "create_body", "create_head", "create_vision_model", "default_split", "has_pool_type", "in_channels", "init_cnn", "init_default", "model_sizes", "num_features_model", "params", "sequential"}  # fmt: skip

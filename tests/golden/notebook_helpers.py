@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import fastai.vision.all as fastai  # pyright: ignore[reportMissingImports]
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 SIZES = {"wide.png": (40, 30), "tall.jpg": (30, 60), "small.png": (8, 6), "grey.png": (20, 50)}
@@ -83,14 +85,76 @@ def places(folder: Path) -> dict[str, Any]:
     }
 
 
-def names_of_transforms() -> dict[str, Any]:
-    """Return the settings in the names of item transforms, without those that only fastai has."""
-    found: dict[str, Any] = {}
-    for transform in (fastai.Resize(64), fastai.Resize((64, 32), "squish"), fastai.RandomResizedCrop(64)):  # fmt: skip
-        kind, settings = transform.name.split(" -- ")
-        settings = re.sub(r"'resamples': \(.*?\)>?\), |, 'p': 1.0", "", settings)
-        found[repr((kind, transform.size, getattr(transform, "method", "")))] = settings
-    return found
+def images(file: Path) -> dict[str, Any]:
+    """Return sizes and shapes of an image and of its smaller copies."""
+    plain, own = Image.open(file), fastai.PILImage.create(file)
+    limits = ({"max_px": 300}, {"max_h": 10}, {"max_w": 20, "max_h": 25}, {"max_px": 10**6}, {"max_w": 7, "max_px": 99})  # fmt: skip
+    return {
+        "shape": [list(plain.shape), list(own.shape)],
+        "n_px": [plain.n_px, own.n_px],
+        "aspect": plain.aspect,
+        "to_thumb": [list(plain.to_thumb(*to).size) for to in ((16,), (16, 8), (100,))],
+        "reshape": list(plain.reshape(10, 20).size),
+        "resize_max": [[limit, list(own.resize_max(**limit).size)] for limit in limits],
+    }
+
+
+def names_of_transforms() -> list[str]:
+    """Return the names of item transforms, without the settings that only fastai has."""
+    transforms = (fastai.Resize(64), fastai.Resize(64, "squish"), fastai.RandomResizedCrop(64))  # fmt: skip
+    return [re.sub(r", 'resamples': \(.*?>\)|, 'p': 1.0", "", each.name) for each in transforms]
+
+
+def labels(folder: Path) -> dict[str, Any]:
+    """Return classes, and the numbers of images, of loaders by several roads."""
+    options = {"item_tfms": fastai.Resize(16), "bs": 2, "num_workers": 0, "seed": 1}
+    files = fastai.get_image_files(folder)
+    frame = pd.DataFrame({"file": [str(file) for file in files], "label": [file.parent.name for file in files]})  # fmt: skip
+    loaders = fastai.ImageDataLoaders
+    block = fastai.DataBlock.from_columns(
+        blocks=(fastai.ImageBlock, fastai.CategoryBlock),
+        get_items=lambda df: (df["file"], df["label"]),
+        item_tfms=fastai.Resize(16),
+    )
+    made = {
+        "bool": loaders.from_path_func(folder, files, lambda path: path.parent.name == "a", **options),
+        "int": loaders.from_path_func(folder, files, lambda path: int(path.stem) % 2, **options),
+        "flat": loaders.from_folder(folder / "a", valid_pct=0.5, **options),
+        "columns": block.dataloaders(frame, bs=2, num_workers=0),
+        "shuffle_train": loaders.from_df(frame, "/", shuffle_train=True, **options),
+    }  # fmt: skip
+    return {
+        name: [list(dls.vocab), len(dls.train_ds), len(dls.valid_ds)] for name, dls in made.items()
+    }
+
+
+def results(folder: Path) -> list[Any]:
+    """Return the figures that show_results draws: its arguments, size in inches, axes, and axes with an image."""
+    dls = fastai.ImageDataLoaders.from_folder(folder, valid_pct=0.7, item_tfms=fastai.Resize(32), bs=4, num_workers=0, seed=1)  # fmt: skip
+    learn = fastai.vision_learner(dls, fastai.resnet18, pretrained=False)
+    drawn: list[Any] = []
+    for options in ({"nrows": 1, "ncols": 3, "figsize": (9, 3)}, {"max_n": 4, "figsize": (5, 6)}, {"max_n": 3, "nrows": 3}):  # fmt: skip
+        for what, show in (("results", learn.show_results), ("batch", dls.valid.show_batch)):
+            with contextlib.redirect_stdout(io.StringIO()):
+                show(**options)
+            figure = plt.gcf()
+            filled = sum(bool(axes.images) for axes in figure.axes)
+            size = list(figure.get_size_inches()) if "figsize" in options else None
+            drawn.append([what, options, size, filled])
+            plt.close("all")
+    return drawn
+
+
+def cells() -> dict[str, Any]:
+    """Return what the small helpers of cells give."""
+    nested = (fastai.torch.ones(2), [fastai.torch.ones(1)], {"a": fastai.torch.ones(1)}, 3)
+    moved = fastai.to_cpu(nested)
+    return {
+        "parallel": list(fastai.parallel(pow, [1, 2, 3], 2, n_workers=0)),
+        "parallel_threads": list(fastai.parallel(len, ["a", "bc"], n_workers=2, threadpool=True)),
+        "to_cpu": [type(part).__name__ for part in moved],
+        "interpretation": [name for name in dir(fastai.Interpretation) if not name.startswith("_")],
+    }
 
 
 def main() -> None:
@@ -101,7 +165,7 @@ def main() -> None:
         labelled = Path(other)
         for name in ("a", "b"):
             (labelled / name).mkdir()
-            for number in range(3):
+            for number in range(8):
                 shutil.copy(folder / "wide.png", labelled / name / f"{number}.png")
         record = {
             "_meta": {"origin": "fastai 2.8.12, by notebook_helpers.py"},
@@ -109,6 +173,11 @@ def main() -> None:
             "download_images": downloads(folder),
             "resize_images_32": resized(folder),
             "export": places(labelled),
+            "pil_images": images(folder / "wide.png"),
+            "names": names_of_transforms(),
+            "labels": labels(labelled),
+            "figures": results(labelled),
+            "cells": cells(),
             "verify_images": [path.name for path in fastai.verify_images(sorted(folder.iterdir()))],
         }
     target = Path(__file__).with_suffix(".json")

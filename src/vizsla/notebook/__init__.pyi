@@ -25,11 +25,15 @@ from .collections import ResizeMethod as ResizeMethod
 from .collections import first as first
 from .collections import ifnone as ifnone
 from .collections import image2tensor as image2tensor
+from .collections import load_pickle as load_pickle
 from .collections import noop as noop
+from .collections import parallel as parallel
 from .collections import patch_path as patch_path
 from .collections import range_of as range_of
+from .collections import save_pickle as save_pickle
 from .collections import set_seed as set_seed
 from .collections import tensor as tensor
+from .collections import to_cpu as to_cpu
 from .collections import to_np as to_np
 from .datasets import Datasets as Datasets
 from .datasets import TfmdLists as TfmdLists
@@ -40,6 +44,7 @@ from .image_files import safe_name as safe_name
 from .image_files import search_images_ddg as search_images_ddg
 from .images import PILImage as PILImage
 from .images import PILImageBW as PILImageBW
+from .images import patch_image as patch_image
 from .images import plot_function as plot_function
 from .images import show_image as show_image
 from .images import show_images as show_images

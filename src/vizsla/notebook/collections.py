@@ -9,18 +9,22 @@ import itertools
 import mimetypes
 import operator
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vizsla.data.loading.loader import read_ahead
 from vizsla.errors import ConfigError
 from vizsla.lists import L, is_array
+from vizsla.machine import default_num_workers
+from vizsla.train.display import make_display
 
 Item = TypeVar("Item")
 
@@ -233,3 +237,86 @@ class AttrGetter:
     def __call__(self, item: Any) -> Any:
         """Return that attribute of an item."""
         return getattr(item, self.nm, self.default)
+
+
+def parallel(
+    f: Callable[..., Any],
+    items: Iterable[Any],
+    *args: Any,
+    n_workers: int | None = None,
+    total: int | None = None,  # noqa: ARG001
+    progress: bool = False,
+    pause: float = 0,
+    method: str | None = None,  # noqa: ARG001
+    threadpool: bool = True,  # noqa: ARG001
+    timeout: float | None = None,  # noqa: ARG001
+    chunksize: int = 1,  # noqa: ARG001
+    **kwargs: Any,
+) -> L[Any]:
+    """Return ``f(item, *args, **kwargs)`` of each item, in order, called in threads; the first error ends it.
+
+    Args:
+        f: The function; reading and resizing images, as Pillow and numpy do it, lets other threads work.
+        items: What it is called with.
+        *args: Further arguments.
+        n_workers: Threads; None is one for each core, 0 calls it in this thread.
+        total: Without effect, as are ``method``, ``threadpool``, ``timeout`` and ``chunksize``: they are about processes.
+        progress: Draw a bar.
+        pause: Seconds to wait before each call.
+        method: See ``total``.
+        threadpool: See ``total``.
+        timeout: See ``total``.
+        chunksize: See ``total``.
+        **kwargs: Further arguments by name.
+
+    Examples:
+        >>> parallel(len, ["a", "bc"])
+        (#2) [1,2]
+    """
+
+    def call(item: Any) -> Any:
+        time.sleep(pause)
+        return f(item, *args, **kwargs)
+
+    jobs = list(items)
+    workers = default_num_workers() if n_workers is None else n_workers
+    results = read_ahead(call, jobs, num_workers=workers, max_waiting=8 * max(1, workers))
+    found: L[Any] = L()
+    with make_display(quiet=not progress).bar("Working", total=len(jobs), unit="items") as move:
+        for result in results:
+            found.append(result)
+            move(len(found))
+    return found
+
+
+def to_cpu(b: Any) -> Any:
+    """Return tensors on the CPU: one, or a list, tuple or dict of them, however nested; anything else as it is."""
+    if isinstance(b, Tensor):
+        return b.cpu()
+    if isinstance(b, Mapping):
+        return {name: to_cpu(value) for name, value in b.items()}
+    if isinstance(b, list | tuple):
+        made = [to_cpu(value) for value in b]
+        return type(b)(*made) if hasattr(b, "_fields") else type(b)(made)
+    return b
+
+
+def save_pickle(*_file_and_object: Any) -> NoReturn:
+    """Refuse to write a pickle, and say what to write instead.
+
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(
+        "vizsla neither writes nor reads pickles: opening one can run any program. Tensors, and lists and dicts of them: "
+        "torch.save(x, 'x.pt'), then torch.load('x.pt', weights_only=True). Arrays: np.save. Tables: df.to_csv. Models: learn.export()."
+    )
+
+
+def load_pickle(*_file: Any) -> NoReturn:
+    """Refuse to open a pickle, as ``save_pickle`` refuses to write one.
+
+    Raises:
+        ConfigError: Always.
+    """
+    save_pickle()

@@ -7,7 +7,7 @@ without channels it is grey.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Self
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from vizsla.types import Size
 
     Drawable = Tensor | NDArray[Any] | Image.Image
+
+ImageKind = TypeVar("ImageKind", bound=Image.Image)
 
 INCHES = 3.0
 """Default side of one image in a figure."""
@@ -40,8 +43,7 @@ def show_image(
     figsize: tuple[float, float] | None = None,
     title: str | None = None,
     ctx: Axes | None = None,
-    *,
-    cmap: str | None = None,
+    **options: Any,
 ) -> Axes:
     """Draw one image, without scales around it, and return its axes.
 
@@ -51,7 +53,7 @@ def show_image(
         figsize: (width, height) of a new figure in inches; None: 3 by 3.
         title: Title above it.
         ctx: Another name of ``ax``.
-        cmap: Name of a matplotlib colour map for a grey image.
+        **options: For matplotlib's ``imshow``: ``cmap="Greys"`` for a grey image, ``interpolation``, ``vmin``, ``alpha`` ...
 
     Raises:
         ConfigError: It is not an image, or a batch of images.
@@ -62,7 +64,7 @@ def show_image(
         import matplotlib.pyplot as plt
 
         axes = plt.subplots(figsize=figsize or (INCHES, INCHES))[1]
-    axes.imshow(pixels, cmap=cmap)
+    axes.imshow(pixels, **options)
     if title is not None:
         axes.set_title(title)
     axes.axis("off")
@@ -236,6 +238,7 @@ class PILImage(Image.Image):
         ctx: Axes | None = None,
         title: str | None = None,
         figsize: tuple[float, float] | None = None,
+        **options: Any,
     ) -> Axes:
         """Draw the image, and return its axes.
 
@@ -243,14 +246,39 @@ class PILImage(Image.Image):
             ctx: matplotlib axes to draw on; None: a new figure of pyplot.
             title: Title above it.
             figsize: (width, height) of a new figure in inches.
+            **options: As ``show_image`` takes them.
         """
-        return show_image(self, ctx=ctx, title=title, figsize=figsize)
+        return show_image(self, ctx=ctx, title=title, figsize=figsize, **options)
 
-    def to_thumb(self, h: int, w: int | None = None) -> PILImage:
+    def to_thumb(self, h: int, w: int | None = None) -> Self:
         """Return a copy that fits into ``h`` x ``w`` pixels (``w`` None: ``h``) and keeps its shape; small images keep their size."""
-        thumb = _owned(self, type(self))
+        thumb = _like(self.copy(), self)
         thumb.thumbnail((h if w is None else w, h))
         return thumb
+
+    @property
+    def n_px(self) -> int:
+        """Number of pixels."""
+        return self.width * self.height
+
+    def reshape(
+        self, h: int, w: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+    ) -> Self:
+        """Return the image at ``h`` x ``w`` pixels, whatever its shape was; ``resample`` is Pillow's filter."""
+        return _like(self.resize((w, h), resample), self)
+
+    def resize_max(
+        self,
+        resample: Image.Resampling = Image.Resampling.BILINEAR,
+        max_px: int | None = None,
+        max_h: int | None = None,
+        max_w: int | None = None,
+    ) -> Self:
+        """Return the image, shrunk in its shape where it has more than ``max_px`` pixels, ``max_h`` rows or ``max_w`` columns."""
+        h, w = self.height, self.width
+        limits = (max_px and math.sqrt(max_px / (h * w)), max_h and max_h / h, max_w and max_w / w)
+        scale = min(1.0, *(limit for limit in limits if limit), 1.0)
+        return PILImage.reshape(self, max(1, round(scale * h)), max(1, round(scale * w)), resample)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} mode={self.mode} size={self.width}x{self.height}"
@@ -269,6 +297,23 @@ class PILImageBW(PILImage):
     """
 
     is_grey = True
+
+
+def patch_image() -> None:
+    """Give all of Pillow's images ``shape``, ``aspect``, ``n_px``, ``to_thumb``, ``reshape`` and ``resize_max``, for the whole program.
+
+    Calling it again changes nothing.
+    """
+    for name in ("shape", "aspect", "n_px", "to_thumb", "reshape", "resize_max"):
+        if not hasattr(Image.Image, name):
+            setattr(Image.Image, name, vars(PILImage)[name])
+
+
+def _like(image: Image.Image, other: ImageKind) -> ImageKind:
+    """Return an image as a ``PILImage`` where the other one is; Pillow's methods give plain images."""
+    if isinstance(other, PILImage):
+        image.__class__ = type(other)
+    return cast("ImageKind", image)
 
 
 def _owned(image: Image.Image, cls: type[PILImage]) -> PILImage:

@@ -206,7 +206,7 @@ class ClassificationInterpretation:
 
     def plot_top_losses(
         self,
-        k: int,
+        k: int | Sequence[int],
         largest: bool = True,
         nrows: int | None = None,
         ncols: int | None = None,
@@ -215,7 +215,7 @@ class ClassificationInterpretation:
         """Draw the images with the largest losses, with prediction, label, loss and probability of the prediction.
 
         Args:
-            k: How many.
+            k: How many; or which of them, such as ``range(9, 18)``.
             largest: False starts with the smallest loss.
             nrows: Rows; None follows from the rest.
             ncols: Columns; None follows from the rest.
@@ -224,7 +224,12 @@ class ClassificationInterpretation:
         Raises:
             ConfigError: There is no image to show.
         """
-        self._draw(self.top_losses(k, largest)[1], nrows=nrows, ncols=ncols, figsize=figsize)
+        if isinstance(k, int):
+            chosen = self.top_losses(k, largest)[1]
+        else:
+            order = self.top_losses(largest=largest)[1]
+            chosen = order[[place for place in k if -len(order) <= place < len(order)]]
+        self._draw(chosen, nrows=nrows, ncols=ncols, figsize=figsize)
 
     def plot_grad_cam(
         self,
@@ -259,12 +264,25 @@ class ClassificationInterpretation:
         seen = [overlay(image, one).cpu() for image, one in zip(images, heat, strict=True)]
         self._draw(chosen, nrows=nrows, ncols=ncols, figsize=figsize, images=torch.stack(seen))
 
-    def show_results(self, idxs: Sequence[int] | Tensor) -> None:
-        """Draw the images at some positions with their label and, below it, the prediction: green if they agree, else red."""
-        positions = torch.as_tensor(idxs)
+    def show_results(
+        self,
+        idxs: int | Sequence[int] | Tensor,
+        nrows: int | None = None,
+        ncols: int | None = None,
+        figsize: tuple[float, float] | None = None,
+    ) -> None:
+        """Draw the images at some positions with their label and, below it, the prediction: green if they agree, else red.
+
+        Args:
+            idxs: The positions, or one.
+            nrows: Rows; None follows from the rest.
+            ncols: Columns; None follows from the rest.
+            figsize: (width, height) in inches; None is 3 x 3 for each image.
+        """
+        positions = torch.as_tensor(idxs).reshape(-1)
         places = positions.tolist()
         pairs = [(self.predictions.label(place), self._guess(place)) for place in places]
-        draw_results(self._images(positions), pairs)
+        draw_results(self._images(positions), pairs, nrows=nrows, ncols=ncols, figsize=figsize)
 
     def print_classification_report(self) -> None:
         """Print precision, recall and F1 of each class."""
@@ -302,10 +320,24 @@ class ClassificationInterpretation:
         return label_of(predicted, task=self.predictions.task, vocab=self.predictions.vocab)
 
 
-def draw_results(images: Tensor, pairs: Sequence[tuple[str, str]]) -> None:
+def draw_results(
+    images: Tensor,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    nrows: int | None = None,
+    ncols: int | None = None,
+    figsize: tuple[float, float] | None = None,
+) -> None:
     """Draw images, float ``(N, 3, H, W)`` 0-1, with (label, prediction) above each: green if they agree, else red."""
-    places = image_grid(len(pairs), title="Target/Prediction", title_lines=2)
-    for axes, image in zip(places, images, strict=True):
+    places = image_grid(
+        len(pairs),
+        nrows=nrows,
+        ncols=ncols,
+        figsize=figsize,
+        title="Target/Prediction",
+        title_lines=2,
+    )
+    for axes, image in zip(places, images, strict=False):
         TensorImage(image).show(ctx=axes)
     colours = ["green" if label == guess else "red" for label, guess in pairs]
     set_fitting_titles(places, ["\n".join(pair) for pair in pairs], colours=colours)

@@ -268,27 +268,48 @@ class Learner(Trainer):
         mixed = mix_with_plain(views, activation(plain.logits), beta=beta, use_max=use_max)
         return mixed, plain.targets
 
-    def show_results(self, ds_idx: int = 1, max_n: int = 9, shuffle: bool = True) -> None:
+    def show_results(
+        self,
+        ds_idx: int = 1,
+        dl: DataLoader | None = None,
+        max_n: int = 9,
+        shuffle: bool = True,
+        *,
+        nrows: int | None = None,
+        ncols: int | None = None,
+        figsize: tuple[float, float] | None = None,
+    ) -> None:
         """Draw images with label and prediction: green if they agree, red if not.
 
         Args:
             ds_idx: 0 for training, 1 for validation images.
+            dl: Another loader of vizsla.
             max_n: Images at most.
             shuffle: Choose images at random, differently at each call; otherwise the first ones.
+            nrows: Rows; None follows from the rest.
+            ncols: Columns; None follows from the rest.
+            figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
+
+        Raises:
+            ConfigError: There is no image to show, or a number is not positive.
         """
         from vizsla.notebook.interpretation import draw_results
 
-        rows = self.plain_loader(ds_idx).rows
+        dl = self.plain_loader(ds_idx) if dl is None else dl
+        rows, table = dl.rows, dl.table
+        if nrows is not None and ncols is not None:
+            max_n = min(max_n, nrows * ncols)
         chosen = rows[torch.randperm(len(rows))[:max_n]] if shuffle else rows[:max_n]
-        outputs = self._outputs(ds_idx, self.dls.loader_for(chosen), keep_images=True)
-        table = self.dls.table
+        loader = self.dls.loader_for(chosen, table=table)
+        outputs = self._outputs(ds_idx, loader, keep_images=True)
         guesses = [
             label_of(one, task=table.task, vocab=table.vocab)
             for one in self._decoded(outputs.logits)
         ]
         labels = [table.label(row) for row in chosen.tolist()]
         if outputs.images is not None:
-            draw_results(outputs.images, list(zip(labels, guesses, strict=True)))
+            pairs = list(zip(labels, guesses, strict=True))
+            draw_results(outputs.images, pairs, nrows=nrows, ncols=ncols, figsize=figsize)
 
     def save(self, file: str | Path, with_opt: bool = True) -> Path:
         """Write weights to ``path/models/FILE.safetensors`` and return that path; ``export`` writes a finished model.

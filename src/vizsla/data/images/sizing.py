@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -71,6 +71,12 @@ class Sizing(ABC):
     size: Size | None
     num_draws: ClassVar[int] = 0
     """Random numbers that ``part`` takes."""
+
+    @property
+    def name(self) -> str:
+        """The transform and its settings, as fastai names it."""
+        settings = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+        return f"{type(self).__name__} -- {settings}\n"
 
     @abstractmethod
     def presize(self, image: Image.Image, *, training: bool) -> Pixels:

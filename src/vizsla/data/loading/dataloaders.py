@@ -73,6 +73,7 @@ class LoaderOptions(TypedDict, total=False):
         bs: Images in a training batch; 64 if not given.
         val_bs: Images in a validation batch; ``None`` is ``bs``.
         shuffle: Training images are always shuffled; only ``True`` is accepted.
+        shuffle_train: An older name of ``shuffle``.
         num_workers: Threads that read ahead; ``"auto"`` is one for each core, 0 reads in the caller's thread.
         device: Where batches go; ``None`` is the best there is.
         cache: Keeps decoded images; ``None`` is a new one with the default budget.
@@ -86,6 +87,7 @@ class LoaderOptions(TypedDict, total=False):
     bs: int
     val_bs: int | None
     shuffle: bool
+    shuffle_train: bool
     num_workers: NumWorkers
     device: torch.device | str | None
     cache: ImageCache | None
@@ -105,11 +107,12 @@ def check_loader_options(
             raise TypeError(
                 f"There is no option {name!r} of loaders.{how} There are: {', '.join(names)}"
             )
-    if options.get("shuffle", True) is not True:
-        raise ConfigError(
-            "Training images are always shuffled, in an order that follows from the seed. "
-            f"Received: shuffle={options.get('shuffle')!r}. Leave it out; for a fixed order use the validation loader."
-        )
+    for name in ("shuffle", "shuffle_train"):
+        if options.get(name, True) is not True:
+            raise ConfigError(
+                "Training images are always shuffled, in an order that follows from the seed. "
+                f"Received: {name}={options.get(name)!r}. Leave it out; for a fixed order use the validation loader."
+            )
     item_pipeline(item_tfms)
 
 
@@ -494,7 +497,7 @@ class DataLoaders:
         given: dict[str, Any] = {
             _NAME_OF_OPTION.get(name, name): value
             for name, value in options.items()
-            if name != "shuffle"
+            if name not in ("shuffle", "shuffle_train")
         }
         listed: Any = batch_tfms if isinstance(batch_tfms, Sequence) else [batch_tfms]
         made = instances(listed)

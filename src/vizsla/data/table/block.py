@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -578,6 +579,43 @@ class DataBlock:
                     f"one after the other: {name}=Pipeline([...])."
                 )
         check_loader_options({}, self.item_tfms)
+
+    @classmethod
+    def from_columns(
+        cls,
+        blocks: Sequence[BlockOrClass] = (ImageBlock, CategoryBlock),
+        getters: Sequence[Callable[[Any], Any]] | None = None,
+        get_items: Callable[[Any], Any] | None = None,
+        **options: Any,
+    ) -> DataBlock:
+        """Return a block whose images and labels come as two lists, or as what ``get_items`` makes of the source.
+
+        Args:
+            blocks: As ``DataBlock`` takes them.
+            getters: Called with (image, label) of each item, for its image and its label; None takes them as they are.
+            get_items: Called with the source, returns (images, labels); None: the source is these.
+            **options: The other arguments of ``DataBlock``.
+
+        Raises:
+            ConfigError: One of the arguments cannot work; when it is resolved, the lists differ in length.
+
+        Examples:
+            >>> block = DataBlock.from_columns(get_items=lambda df: (df["file"], df["label"]))
+        """
+
+        def pairs(source: Any) -> list[Any]:
+            columns = [
+                list(column) for column in (source if get_items is None else get_items(source))
+            ]
+            if len(columns) != 2 or len(columns[0]) != len(columns[1]):
+                raise ConfigError(
+                    "DataBlock.from_columns takes images and labels, two lists of one length. "
+                    f"Received: {len(columns)} of length {', '.join(str(len(column)) for column in columns)}"
+                )
+            return list(zip(*columns, strict=True))
+
+        of_pair = (itemgetter(0), itemgetter(1)) if getters is None else getters
+        return cls(blocks, getters=of_pair, get_items=pairs, **options)
 
     def resolve(self, source: Any, path: Path | str = ".") -> ImageTable:
         """Return the table of a source: items listed, split and labelled, everything checked.

@@ -100,7 +100,8 @@ class ImageDataLoaders:
 
         The sub-folders ``train`` and ``valid`` are the two sets; with ``valid_pct`` all images below ``path`` are split
         at random instead, which is refused where the folders are a split already. ``vocab`` gives the classes in their
-        order; ``None`` takes those of the training images, sorted. ``label_level`` says which level of folders names the
+        order; ``None`` takes those of the training images, sorted. A folder without sub-folders is one class, whose images can
+        be looked at but not trained on, which a warning says. ``label_level`` says which level of folders names the
         class, counted from 1 below the sets; ``None`` takes the only one that can.
         """
         check_loader_options(options, item_tfms, known=FactoryOptions)
@@ -114,6 +115,14 @@ class ImageDataLoaders:
         else:
             bases, splits, listing = (root,), None, list_images(root)
         layout = layout_of(listing.paths, bases, label_level=label_level)
+        classes, notes = layout.classes, layout.notes
+        is_flat = not any(classes) and layout.splits is None and label_level is None
+        if is_flat and valid_pct is not None:
+            classes = (root.resolve().name,) * len(classes)
+            notes = (
+                *notes,
+                f"no folders in {quoted(root)}: all images are of the class {classes[0]!r}",
+            )
         if layout.splits is not None and valid_pct is not None:
             raise ConfigError(
                 f"The folders of {quoted(root)} are a split already ({layout.notes[-1]}). Received: valid_pct={valid_pct}. "
@@ -123,9 +132,10 @@ class ImageDataLoaders:
             root=root,
             paths=listing.paths,
             in_doubt=listing.in_doubt,
-            labels=folder_labels(listing.paths, layout.classes),
+            labels=folder_labels(listing.paths, classes),
             advice=FOLDER_ADVICE,
-            notes=(*listing.notes, *layout.notes),
+            notes=(*listing.notes, *notes),
+            before_training=not is_flat,
         )
         block = CategoryBlock(vocab=vocab)
         loaders = _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options)
