@@ -87,7 +87,8 @@ def places(folder: Path) -> dict[str, Any]:
 
 def images(file: Path) -> dict[str, Any]:
     """Return sizes and shapes of an image and of its smaller copies."""
-    plain, own = Image.open(file), fastai.PILImage.create(file)
+    plain: Any = Image.open(file)
+    own = fastai.PILImage.create(file)
     limits = ({"max_px": 300}, {"max_h": 10}, {"max_w": 20, "max_h": 25}, {"max_px": 10**6}, {"max_w": 7, "max_px": 99})  # fmt: skip
     return {
         "shape": [list(plain.shape), list(own.shape)],

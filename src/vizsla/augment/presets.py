@@ -95,7 +95,7 @@ def aug_transforms(
     return chosen + list(xtra_tfms or ())
 
 
-def may_mirror(tfms: Sequence[BatchTransform]) -> bool:
+def may_mirror(tfms: Sequence[object]) -> bool:
     """Whether transforms mirror left and right, or do not say: a list of others without a flip was meant so."""
     placed = [one for one in tfms if isinstance(one, GeometricTransform)]
     return not placed or any(

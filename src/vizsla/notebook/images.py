@@ -278,7 +278,8 @@ class PILImage(Image.Image):
         h, w = self.height, self.width
         limits = (max_px and math.sqrt(max_px / (h * w)), max_h and max_h / h, max_w and max_w / w)
         scale = min(1.0, *(limit for limit in limits if limit), 1.0)
-        return PILImage.reshape(self, max(1, round(scale * h)), max(1, round(scale * w)), resample)
+        small = self.resize((max(1, round(scale * w)), max(1, round(scale * h))), resample)
+        return _like(small, self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} mode={self.mode} size={self.width}x{self.height}"

@@ -206,7 +206,7 @@ class ClassificationInterpretation:
 
     def plot_top_losses(
         self,
-        k: int | Sequence[int],
+        k: int | Sequence[int] | Tensor,
         largest: bool = True,
         nrows: int | None = None,
         ncols: int | None = None,
@@ -228,7 +228,7 @@ class ClassificationInterpretation:
             chosen = self.top_losses(k, largest)[1]
         else:
             order = self.top_losses(largest=largest)[1]
-            chosen = order[[place for place in k if -len(order) <= place < len(order)]]
+            chosen = order[[int(place) for place in k if -len(order) <= place < len(order)]]
         self._draw(chosen, nrows=nrows, ncols=ncols, figsize=figsize)
 
     def plot_grad_cam(

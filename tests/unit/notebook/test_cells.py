@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -142,18 +141,22 @@ def test_figures_have_the_sizes_of_fastai(labelled: Path):
     assert (drawn.get_cmap().name, drawn.get_interpolation(), drawn.get_alpha()) == ("Greys", "nearest", 0.5)  # fmt: skip
 
 
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: str
+
+
 def test_helpers_of_cells_give_what_fastai_gives():
     golden = GOLDEN["cells"]
     assert parallel(pow, [1, 2, 3], 2, n_workers=0) == [1, 4, 9]
     assert parallel(len, iter(["a", "bc"]), n_workers=2, threadpool=True) == golden["parallel_threads"]  # fmt: skip
     with pytest.raises(ZeroDivisionError):
         parallel(lambda x: 1 / x, [1, 0], progress=True)
-    pair = namedtuple("pair", "x y")
     nested = (torch.ones(2), [torch.ones(1)], {"a": torch.ones(1)}, 3)
     moved = to_cpu(nested)
     assert [type(part).__name__ for part in moved] == golden["to_cpu"]
     assert torch.equal(moved[2]["a"], nested[2]["a"])
-    assert to_cpu(pair(torch.ones(1), "b")).y == "b"
+    assert to_cpu(Pair(torch.ones(1), "b")).y == "b"
 
 
 def test_pickles_are_refused_with_another_way(tmp_path: Path):
