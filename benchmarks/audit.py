@@ -220,7 +220,7 @@ def wrong_labels(options: argparse.Namespace) -> int:
         table = resolve_data(data, labels=options.labels, seed=0)
         alike = None
         print(f"\n{data}\n")
-        print(head("", "changed", "estimate", "suspected", "precision", "recall", "cleanlab", "precision", "recall"))  # fmt: skip
+        print(head("", "changed", "estimate", "suspected", "precision", "recall", "cleanlab", "precision", "recall", "found in as many", "in twice as many"))  # fmt: skip
         for how, rate in (("none", 0.0), ("random", 0.05), ("random", 0.1), ("look-alike", 0.05), ("look-alike", 0.1)):  # fmt: skip
             random = torch.Generator().manual_seed(0)
             targets, num_classes = table.targets.clone(), len(table.vocab)
@@ -246,6 +246,11 @@ def wrong_labels(options: argparse.Namespace) -> int:
             for said in (ours, theirs):
                 hits = len(said & wrong)
                 cells += [str(len(said)), f"{hits / max(1, len(said)):.2f}", f"{hits / max(1, len(wrong)):.2f}"]  # fmt: skip
+            # Whoever looks at the first images that the page shows, as many as labels are wrong, and twice as many.
+            first = [each.position for each in (*found.suspects, *found.confused)]
+            for times in (1, 2):
+                hits = len(wrong & set(first[: times * len(wrong)]))
+                cells.append(f"{hits / max(1, len(wrong)):.2f}")
             print(row(how, f"{rate:.0%}", *cells), flush=True)
     return 0
 
