@@ -280,9 +280,17 @@ BatchTransform = (
 )
 
 
-def instances(transforms: Sequence[Any]) -> list[Any]:
-    """Return transforms, of classes an object each, without None and without those that loaders do anyway."""
+def instances(transforms: Sequence[Any], *, keep_implied: bool = False) -> list[Any]:
+    """Return transforms, of classes of transforms an object each, without None and, unless kept, those that loaders do anyway.
+
+    Other classes, such as ``int``, are functions.
+
+    Raises:
+        ConfigError: A class needs arguments.
+    """
     made = [_made(one) if isinstance(one, type) else one for one in transforms if one is not None]
+    if keep_implied:
+        return made
     return [one for one in made if not (isinstance(one, OwnTransform) and one.implied)]
 
 
@@ -328,6 +336,8 @@ def stream_names(transforms: Sequence[object]) -> tuple[str, ...]:
 
 
 def _made(kind: type) -> object:
+    if not any("__call__" in vars(base) for base in kind.__mro__):
+        return kind
     try:
         return kind()
     except TypeError as error:

@@ -71,6 +71,11 @@ class TfmdLists:
         self.items: Any = items if kept else L(items, use_list=hasattr(items, "__array__"))
         everything = range(len(self.items))
         self.splits = [list(everything), []] if splits is None else [*map(_positions, splits)]
+        outside = [place for places in self.splits for place in places if place not in everything]
+        if outside:
+            raise ConfigError(
+                f"splits names position {outside[0]}; there are {len(everything)} items, from 0 on."
+            )
         self.tfms = Pipeline(tfms, split_idx)
         if do_setup and not isinstance(tfms, Pipeline):
             self.tfms.set_up(self, train_setup=train_setup)

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.augment.batch_augmentation import BatchTransform, act
+from vizsla.augment.batch_augmentation import BatchTransform, act, instances
 from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.data.table.labels import CategoryMap, is_several
 from vizsla.errors import ConfigError, LabelError
@@ -761,7 +761,7 @@ class Pipeline:
 
 def as_transform(step: Any) -> Any:
     """Return a step of a pipeline: a function as a transform, a class as an object of it, and what can be called otherwise as it is."""
-    made = step() if isinstance(step, type) and not issubclass(step, str | int | float) else step
+    made = instances([step], keep_implied=True)[0]
     if not callable(made):
         raise ConfigError(f"A pipeline is made of functions and transforms. Received: {step!r}")
     is_ours = isinstance(made, Transform | Pipeline | BatchTransform) or hasattr(made, "num_draws")

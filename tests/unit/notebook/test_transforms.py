@@ -201,6 +201,7 @@ def test_datasets_make_the_table_of_a_data_block(breeds: Path):
     assert torch.equal(made.table.train_rows, expected.train_rows)
     assert made.vocab == dsets.vocab == expected.vocab
     assert [step.name for step in made.after_batch] == ["IntToFloatTensor", "Flip"]
+    assert Pipeline([str, len, float])(123) == 3.0
     assert made.test_dl(files[:3], with_labels=True).one_batch()[1].tolist() == [0, 0, 0]
 
 
@@ -268,6 +269,8 @@ def test_what_cannot_be_is_refused_by_name(breeds: Path):
         (lambda: DataBlock(blocks=(ImageBlock, TransformBlock(type_tfms=LABEL))), "Categorize()"),
         (lambda: TransformBlock(dl_type=dict), "dl_type"),
         (lambda: Pipeline([3]), "3"),
+        (lambda: Pipeline([Resize]), "Resize("),
+        (resolved(image, label, splits=[[0, 99], [1]]), "99"),
         (lambda: Transform(3), "3"),  # pyright: ignore[reportArgumentType]
         (lambda: Categorize()("a"), "vocab"),
         (lambda: OneHotEncode()([1]), "c="),

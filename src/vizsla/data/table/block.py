@@ -320,7 +320,7 @@ def check_loader_type(dl_type: Any) -> None:
 def as_steps(transforms: Any) -> list[Any]:
     """Return transforms, given as one, a list, or a pipeline, as a list in the order in which they work."""
     listed = as_list(getattr(transforms, "fs", transforms))
-    made = [one() if isinstance(one, type) else one for one in listed]
+    made = instances(listed, keep_implied=True)
     return sorted(made, key=lambda one: getattr(one, "order", 0))
 
 
