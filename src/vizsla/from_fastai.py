@@ -426,13 +426,19 @@ def _is_ours(thing: object) -> bool:
     return (getattr(thing, "__module__", None) or "").split(".")[0] == "vizsla"
 
 
+def _source(cls: type) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):  # made while running: what it has is in dir()
+        return ""
+
+
 @cache
 def _set_on_self(cls: type) -> dict[str, str]:
     """Return the attributes that methods of a class set on ``self``, with the name of what is called to make each."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
-        source = textwrap.dedent(inspect.getsource(each)) if _is_ours(each) else ""
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(ast.parse(_source(each) if _is_ours(each) else "")):
             if isinstance(node, ast.Assign | ast.AnnAssign):
                 made = node.value.func if isinstance(node.value, ast.Call) else None
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
