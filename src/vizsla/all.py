@@ -107,8 +107,19 @@ from vizsla.notebook.image_files import resize_image, search_images_ddg
 from vizsla.notebook.images import patch_image, plot_function, subplots
 from vizsla.notebook.interpretation import ClassificationInterpretation as Interpretation
 from vizsla.notebook.transforms import Category, MultiCategory, TitledStr, store_attr
+from vizsla.train.callbacks.base import (
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+)
+from vizsla.train.callbacks.hooks import ActivationStats, Hook, Hooks, hook_output, hook_outputs
 from vizsla.train.learner import cnn_learner
 from vizsla.train.losses import LabelSmoothingCrossEntropy as LabelSmoothingCrossEntropyFlat
+from vizsla.train.metrics import Metric
 from vizsla.train.optim import Lookahead, Optimizer, OptimWrapper, RAdam, ranger
 
 # fmt: off

@@ -66,6 +66,7 @@ STAR_IMPORTED = {SOURCE / "all.py", SOURCE / "classic" / "__init__.py"}
 DRAWING = {
     SOURCE / "evaluate" / "plots.py",
     SOURCE / "train" / "rates" / "lr_finder.py",
+    SOURCE / "train" / "callbacks" / "hooks.py",
     SOURCE / "train" / "recorder.py",
 }
 IMPORT_NAME = {"pillow": "PIL", "scikit_learn": "sklearn", "ipython": "IPython"}

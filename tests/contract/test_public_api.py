@@ -40,6 +40,7 @@ CELLS_ONLY = {"AttrGetter", "Category", "MultiCategory", "TitledStr", "decode_at
 MODULES = {"DataLoader", "Tensor", "array", "attrgetter", "itemgetter", "matplotlib", "ndarray", "sigmoid", "string", "sys", "tempfile", "time", "warnings"}  # fmt: skip
 HELPERS = {"ifnone", "image2tensor", "range_of", "to_np"}
 LESSON_LAYERS = {"AdaptiveAvgPool", "AdaptiveConcatPool2d", "AvgPool", "BatchNorm", "ConvLayer", "Flatten", "InstanceNorm", "Lambda", "LinBnDrop", "MaxPool", "MergeLayer", "Mish", "Module", "NormType", "PoolFlatten", "PoolType", "ResBlock", "ResizeBatch", "SEModule", "SequentialEx", "SigmoidRange", "SimpleCNN", "SimpleSelfAttention", "Swish", "View", "apply_init", "create_body", "create_head", "create_vision_model", "default_split", "has_pool_type", "in_channels", "init_cnn", "init_default", "model_sizes", "num_features_model", "params", "sequential"}  # fmt: skip
+CALLBACKS = {"ActivationStats", *(f"Cancel{part}Exception" for part in ("Backward", "Batch", "Epoch", "Fit", "Step", "Train", "Valid")), "Hook", "Hooks", "Metric", "hook_output", "hook_outputs"}  # fmt: skip
 OPTIMISERS = {
     "LabelSmoothingCrossEntropyFlat",
     "Lookahead",
@@ -85,7 +86,7 @@ def test_every_front_door_gives_the_same_things(star: ModuleType):
 def test_the_star_list_is_the_one_that_cells_know(star: ModuleType):
     assert sorted(star.__all__) == sorted(RECORDED["vizsla.all"])
     own = set(star.__all__) - set(PUBLIC) - set(FUNCTION_NAMES) - STANDARD - MODULES - HELPERS
-    assert own == CELLS_ONLY | LESSON_LAYERS | OPTIMISERS
+    assert own == CELLS_ONLY | LESSON_LAYERS | CALLBACKS | OPTIMISERS
 
 
 def test_a_misspelt_name_is_an_attribute_error_that_names_it():

@@ -34,7 +34,6 @@ from vizsla.errors import ConfigError
 from vizsla.infer.run import evaluation_mode, predict_batches
 from vizsla.models.groups import freeze_to
 from vizsla.train.checkpoint import save_state
-from vizsla.train.metrics import unique_names
 from vizsla.train.optim import build_optimiser
 from vizsla.train.rates.schedules import lr_range
 
@@ -548,8 +547,7 @@ class ConvLearner:
         self.sched = sched
         trainer = self._current.trainer
         trainer.loss_func, trainer.clip = self.crit, self.clip
-        trainer.metrics = tuple(self.metrics if metrics is None else metrics)
-        trainer.recorder.metric_names = unique_names(trainer.metrics)
+        trainer.metrics = self.metrics if metrics is None else metrics
         trainer.opt = build_optimiser(
             trainer.model,
             trainer.groups,

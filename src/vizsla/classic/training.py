@@ -281,7 +281,7 @@ class TablePrinter(base.Callback):
     def after_epoch(self, fit: Fit) -> None:
         """Print the row of the epoch."""
         if not self.values:
-            names = fit.trainer.recorder.metric_names
+            names = fit.trainer.recorder.value_names[2:]
             say(header_line(["epoch", "trn_loss", "val_loss", *names]))
         values = fit.record.values[-1]
         self.values[fit.epoch] = [round(value, DECIMALS) for value in values]

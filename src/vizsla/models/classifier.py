@@ -72,6 +72,17 @@ class Classifier(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
+    def __len__(self) -> int:
+        """Return 2: body and head."""
+        return 2
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """Return the body (0) or the layers of the head (1), as notebooks do: ``learn.model[0][-2]``, ``learn.model[1][-1]``."""
+        head = getattr(self.head, "layers", self.head)
+        if isinstance(index, slice):
+            return nn.Sequential(self.backbone, head)[index]
+        return (self.backbone, head)[index]
+
     @property
     def preprocessing(self) -> Preprocessing:
         """What the weights expect of images."""

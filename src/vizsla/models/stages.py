@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from vizsla.errors import ConfigError
 from vizsla.models.names import TORCHVISION_PREFIX
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
     from torchvision.models import VisionTransformer
 
     from vizsla.types import Preprocessing, Size
@@ -184,7 +185,24 @@ class Backbone(nn.Module):
         self.stage_channels = stages.channels
         self.early_end = stages.early_end
         self.steps = stages.steps
+        self.last_map = nn.Identity()
         self._maps: MapExtractor = stages.maps
+
+    def __len__(self) -> int:
+        """Return the number of the network's children."""
+        return len(list(self.network.children()))
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """Return a child of the network, or some one after the other."""
+        return nn.Sequential(*self.network.children())[index]
+
+    def register_forward_hook(self, *args: Any, **options: Any) -> RemovableHandle:
+        """Register a hook that sees the last map: the output of a body in notebooks."""
+        return self.last_map.register_forward_hook(*args, **options)
+
+    def register_full_backward_hook(self, *args: Any, **options: Any) -> RemovableHandle:
+        """Register a hook that sees the gradient of the last map."""
+        return self.last_map.register_full_backward_hook(*args, **options)
 
     @property
     def num_features(self) -> int:
@@ -204,7 +222,8 @@ class Backbone(nn.Module):
                 f"Received: {images.shape[2]} x {images.shape[3]}. Set the size to {height}, or choose a "
                 "convolutional network."
             )
-        return self._maps(self.network, images)
+        *maps, last = self._maps(self.network, images)
+        return (*maps, self.last_map(last))
 
 
 def timm_stages(network: nn.Module, *, size: Size, name: str) -> Stages:

@@ -95,7 +95,7 @@ def learner_card(learn: Learner) -> Card:
     whole = sum(each.numel() for each in learn.model.parameters())
     last: tuple[tuple[str, str], ...] = ()
     if learn.recorder.history:
-        names = ("train_loss", "valid_loss", *learn.recorder.metric_names)
+        names = learn.recorder.value_names
         values = learn.recorder.values[-1]
         last = tuple((name, f"{value:.4f}") for name, value in zip(names, values, strict=False))
     return Card(

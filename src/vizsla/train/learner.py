@@ -34,6 +34,7 @@ from vizsla.models.heads import HEAD_DEFAULTS, ConcatPoolHead, HeadOptions, OwnH
 from vizsla.predict.predictor import AnyImage, Prediction, Predictor
 from vizsla.seeding import derive_seed
 from vizsla.text import first_line
+from vizsla.train.callbacks.events import RunningValue
 from vizsla.train.checkpoint import load_weights, save_weights
 from vizsla.train.distributed import share
 from vizsla.train.earlier import EarlierModel, earlier_model, shown_preparation
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
 
 class Learner(Trainer):
     """Trains a network, predicts with it, saves it; the arguments are those of ``Trainer``."""
+
+    x, y, xb, yb, pred, loss, loss_grad, smooth_loss = (RunningValue() for _ in range(8))
+    epoch, n_epoch, iter, n_iter, train_iter, pct_train = (RunningValue() for _ in range(6))
+    training, dl = RunningValue(), RunningValue()
 
     _checked: tuple[object, Predictions | None, Calibration | None] | None = None
     _thresholds: tuple[float, ...] | None = None  # those of the loss
@@ -423,6 +428,17 @@ class Learner(Trainer):
             yield self
         finally:
             self.display.bars = before
+
+    no_mbar = no_bar
+
+    @contextmanager
+    def no_logging(self) -> Generator[Learner]:
+        """Print no table inside the block."""
+        before, self.show_table = self.show_table, False
+        try:
+            yield self
+        finally:
+            self.show_table = before
 
     def _to(self, precision: NumberFormat) -> Learner:
         self.precision = resolve_precision(precision, device=self.dls.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from vizsla.errors import TrainingError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.machine import keep_freed_memory
 from vizsla.seeding import derive_seed, seed_global
+from vizsla.train.callbacks.base import CancelBatchException, CancelValidException
 from vizsla.train.cuda_graphs import rehearsal
 from vizsla.train.display import format_seconds
 from vizsla.train.distributed import STEPS_BETWEEN_READS, share
@@ -56,17 +57,17 @@ def run_fit(fit: Fit) -> None:
             started = last_read = time.monotonic()
             end_of_epoch = (epoch + 1) * fit.num_batches
             label = f"epoch {epoch + 1}/{fit.n_epoch}" if fit.measured else fit.stage
-            fit.epoch = epoch
+            fit.begin_epoch(epoch)
             trainer.epochs_done = fit.position + epoch + 1
+            trainer.training_mode()
             for callback in callbacks:
                 callback.before_epoch(fit)
-            trainer.training_mode()
             take_step.refresh()
             with (
                 trainer.display.bar(label, total=fit.num_batches, unit="batches") as move_bar,
                 _batches_of_epoch(fit) as batches,
             ):
-                for batch in batches:
+                for batch in batches if not (fit.stop_reason or fit.skip_rest) else ():
                     # Random numbers follow from the number of the step, so that a fit can be resumed anywhere.
                     name = f"step {fit.step} of epoch {fit.position + epoch}{process}"
                     seed_global(derive_seed(trainer.dls.seed, name), device=batch.images.device)
@@ -75,29 +76,35 @@ def run_fit(fit: Fit) -> None:
                         rates=fit.schedule.rates_at(fit.step),
                         momentum=fit.schedule.momentum_at(fit.step),
                     )
-                    for callback in callbacks:
-                        batch = callback.before_step(fit, batch)
-                    fit.batch = batch
-                    loss = take_step(batch, last=fit.step + 1 == end_of_epoch)
+                    try:
+                        for callback in callbacks:
+                            batch = callback.before_step(fit, batch)
+                        fit.batch = batch
+                        loss = take_step(batch, last=fit.step + 1 == end_of_epoch)
+                    except CancelBatchException:
+                        loss = torch.zeros(()) if fit.loss is None else fit.loss
                     fit.step_done(loss, rows=batch.rows)
                     for callback in callbacks:
                         callback.after_step(fit)
                     if _is_time_to_read(fit, last_read):
                         last_read = _read_losses(fit, move_bar)
-                    if fit.stop_reason:
+                    if fit.stop_reason or fit.skip_rest:
                         break
                 fit.batch = None
                 _read_losses(fit, move_bar)
+                if fit.skip_rest:
+                    fit.step = end_of_epoch
 
             if take_step.gave_up_graphs:
                 trainer.cuda_graphs = False  # Another try would fail again.
             is_cut_off = fit.stop_reason and fit.step < end_of_epoch
-            if fit.measured and not is_cut_off:
-                for callback in callbacks:
-                    callback.before_validate(fit)
-                _validate(fit, started=started)
-                for callback in callbacks:
-                    callback.after_epoch(fit)
+            if fit.measured and not is_cut_off and fit.skip_rest != "epoch":
+                with suppress(CancelValidException):
+                    for callback in callbacks:
+                        callback.before_validate(fit)
+                    _validate(fit, started=started)
+                    for callback in callbacks:
+                        callback.after_epoch(fit)
             if fit.stop_reason:
                 if fit.measured:
                     trainer.display.line(fit.stop_reason)
@@ -127,6 +134,7 @@ def _step_of(fit: Fit) -> TrainingStep:
         whole_batch=None if is_alone else min(trainer.dls.train.bs, trainer.dls.train.n),
         captured=trainer.uses_graphs() and not fit.settings.eager,
         say=trainer.display.line,
+        events=trainer.events if trainer.events.callbacks else None,
     )
 
 

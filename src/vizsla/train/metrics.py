@@ -12,11 +12,13 @@ Shapes: N images, C classes or labels, K numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -62,36 +64,90 @@ _RANKINGS = {"roc_auc_score": stats.roc_auc, "average_precision_score": stats.av
 def as_metrics(
     metrics: Callable[..., Tensor | float] | Sequence[Callable[..., Tensor | float]] | None,
 ) -> tuple[Callable[..., Tensor | float], ...]:
-    """Return metrics as a tuple.
+    """Return metrics as a tuple; a class of metrics becomes one of its kind.
 
     Raises:
-        ConfigError: Something in it is a name, or a class that is not made yet, or cannot be called.
+        ConfigError: Something in it is a name, a class that needs settings, or cannot be called.
     """
     given: tuple[Any, ...] = () if metrics is None else (metrics,)
     if isinstance(metrics, Iterable) and not isinstance(metrics, str):
         given = tuple(metrics)
-    for metric in given:
-        if isinstance(metric, type) or not callable(metric):
-            name = metric.__name__ if isinstance(metric, type) else None
-            cure = f"Make one of the class: metrics={name}()." if name else ""
-            if isinstance(metric, str):
-                cure = f"Write the name without quotes: metrics={metric}."
-            raise ConfigError(
-                f"A metric is a function of outputs and targets, such as accuracy or F1Score(). Received: {metric!r:.80}. {cure}".rstrip()
-            )
-    return given
+    return tuple(map(_as_metric, given))
+
+
+def _as_metric(given: object) -> Callable[..., Tensor | float]:
+    metric: Any = given
+    cure = ""
+    if isinstance(metric, type):
+        try:
+            metric = metric()
+        except TypeError:
+            cure = f" Make one of the class: metrics={metric.__name__}(...)."
+    if isinstance(metric, str):
+        cure = f" Write the name without quotes: metrics={metric}."
+    if isinstance(metric, type) or not callable(metric):
+        raise ConfigError(
+            f"A metric is a function of outputs and targets, such as accuracy or F1Score(). Received: {metric!r:.80}.{cure}"
+        )
+    return cast("Callable[..., Tensor | float]", metric)
+
+
+class Metric:
+    """A metric in fastai's form, to inherit from: ``accumulate(learn)`` looks at ``learn.pred`` and ``learn.y``.
+
+    A learner shows it the outputs ``(N, C)`` and targets of the whole split in one call.
+    """
+
+    def reset(self) -> None:
+        """Forget what was accumulated."""
+
+    def accumulate(self, learn: Any) -> None:
+        """Look at ``learn.pred``, and at ``learn.y`` or ``learn.yb``, a tuple with the targets."""
+        raise NotImplementedError
+
+    @property
+    def value(self) -> Any:
+        """What comes of it."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """Head of its column."""
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Metric"))
+        return words.lower()
+
+    def __call__(self, inp: Tensor, targ: Tensor) -> Any:
+        """Return the value for outputs and targets."""
+        self.reset()
+        self.accumulate(SimpleNamespace(pred=inp, y=targ, yb=(targ,), to_detach=Tensor.detach))
+        return self.value
 
 
 def unique_names(metrics: Iterable[Callable[..., object]]) -> tuple[str, ...]:
-    """Return a different name for each metric, for tables and histories: the second ``f1_score`` becomes ``f1_score_2``."""
+    """Return a different name for each metric, for tables and histories: its ``name``, if it was given one, or its ``__name__``.
+
+    A metric that is there before gets its own settings added (``f1_score_micro`` beside ``f1_score``), or else a number.
+    """
     names: list[str] = []
+    first: dict[str, dict[str, Any]] = {}
     for metric in metrics:
-        inner = getattr(metric, "func", metric)  # a partial has no name of its own
-        name = base = getattr(inner, "__name__", type(inner).__name__)
-        number = 1
+        inner: Any = getattr(metric, "func", metric)  # a partial has no name of its own
+        own = getattr(metric, "name", None)
+        base = own if isinstance(own, str) else getattr(inner, "__name__", type(inner).__name__)
+        settings = getattr(metric, "keywords", None) or {**getattr(metric, "__dict__", {})}
+        others = first.setdefault(base, settings)
+        differing = [
+            str(value)
+            for setting, value in settings.items()
+            if isinstance(value, str | int | float) and others.get(setting) != value
+        ]
+        name, number = base, 1
+        if name in names and differing:
+            name = "_".join([base, *differing])
+        stem = name
         while name in names:
             number += 1
-            name = f"{base}_{number}"
+            name = f"{stem}_{number}"
         names.append(name)
     return tuple(names)
 
@@ -230,6 +286,7 @@ def _check(metric: object) -> None:
 
 
 # --- one class per image ---
+# Dataclasses of metrics are not frozen: notebooks give them names of their own, ``metric.name = "F1 (macro)"``.
 
 
 def _score_of_classes(metric: _ClassAverage | FBeta, inp: Tensor, targ: Tensor) -> Tensor:
@@ -255,7 +312,7 @@ def _score_of_classes(metric: _ClassAverage | FBeta, inp: Tensor, targ: Tensor) 
     )
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class _ClassAverage:
     """A score of each class, averaged.
 
@@ -307,7 +364,7 @@ class Jaccard(_ClassAverage):
     __name__ = "jaccard_score"
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class FBeta:
     """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
 
@@ -329,7 +386,7 @@ class FBeta:
     average: Average = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class BalancedAccuracy:
     """The mean recall of the classes that occur among the targets.
 
@@ -354,7 +411,7 @@ class BalancedAccuracy:
         return (score - chance) / (1 - chance)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class CohenKappa:
     """How much better than chance targets and predictions agree: 1 is perfect, 0 chance, NaN for a single class.
 
@@ -376,7 +433,7 @@ class CohenKappa:
         return stats.cohen_kappa(cells.view(num_classes, num_classes), weights=self.weights)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class _ClassDecisions:
     """A score of all decisions together.
 
@@ -405,7 +462,7 @@ class HammingLoss(_ClassDecisions):
     __name__ = "hamming_loss"
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class RocAuc:
     """The area under the ROC curve, averaged over classes: how often the right image of two ranks higher.
 
@@ -442,7 +499,7 @@ class RocAuc:
         return _value(found)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class _SecondOfTwo:
     """A ranking by the log odds of the second of two classes.
 
@@ -494,7 +551,7 @@ def _score_of_labels(metric: _LabelAverage | FBetaMulti, inp: Tensor, targ: Tens
     return _averaged(metric, stats.count_labels(truth_NC, given_NC), average=metric.average)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class _LabelAverage:
     """A score of each label, averaged. A label that neither occurs nor is predicted scores 0 and counts in the mean.
 
@@ -538,7 +595,7 @@ class JaccardMulti(_LabelAverage):
     __name__ = "jaccard_score"
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class FBetaMulti:
     """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
 
@@ -560,7 +617,7 @@ class FBetaMulti:
     average: LabelAverage = "macro"
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class _LabelDecisions:
     """A score of all decisions together, one for each image and label.
 
@@ -592,7 +649,7 @@ class MatthewsCorrCoefMulti(_LabelDecisions):
     __name__ = "matthews_corrcoef"
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class _LabelRanking:
     """A ranking of the images by each label, averaged.
 

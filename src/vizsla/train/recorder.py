@@ -6,17 +6,23 @@ import csv
 import math
 from dataclasses import dataclass, field, fields
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.files import atomic_write
+from vizsla.train.display import format_seconds
+from vizsla.train.metrics import unique_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from torch import Tensor
+
+    from vizsla.train.rates.lr_finder import FinderCurve
+    from vizsla.train.rates.suggestions import SuggestedLRs
 
 _FEWEST_STEPS_LEFT = 2
 """If skipping the start would leave fewer steps, nothing is skipped: a curve of one point shows nothing."""
@@ -90,21 +96,37 @@ class Recorder:
     """The record of all fits of a learner.
 
     Attributes:
-        metric_names: Names of the metrics in ``values``.
+        metrics: The metrics in ``values``.
         fits: One record for each fit; ``fine_tune`` makes two.
         history: One point per epoch, over all fits.
         logs: Files that loggers of these fits have begun, which later ones go on with.
+        finder: What the last search for a learning rate saw, for ``plot_lr_find``.
     """
 
-    metric_names: tuple[str, ...] = ()
+    metrics: tuple[Callable[..., Tensor | float], ...] = ()
     fits: list[FitRecord] = field(default_factory=list)
     history: list[HistoryPoint] = field(default_factory=list)
     logs: set[Path] = field(default_factory=set)
+    finder: tuple[FinderCurve, SuggestedLRs | None] | None = None
 
     @property
     def value_names(self) -> tuple[str, ...]:
         """Names of the numbers of an epoch: ``train_loss``, ``valid_loss``, then the metrics."""
-        return ("train_loss", "valid_loss", *self.metric_names)
+        return ("train_loss", "valid_loss", *unique_names(self.metrics))
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Heads of the printed table: ``epoch``, the ``value_names``, ``time``."""
+        return ("epoch", *self.value_names, "time")
+
+    @property
+    def log(self) -> list[Any]:
+        """The last row of the printed table, in the order of ``metric_names``; empty before the first epoch."""
+        if not self.history:
+            return []
+        last = self.last
+        seconds = format_seconds(self.history[-1].seconds)
+        return [len(last.values) - 1, *last.values[-1], seconds] if last.values else []
 
     @property
     def last(self) -> FitRecord:
@@ -204,16 +226,43 @@ class Recorder:
         ax.set_ylabel("loss")
         return ax
 
-    def plot_sched(self, *, fits: int | None = 1) -> None:
+    def plot_lr_find(self, skip_end: int = 5, suggestions: bool = True) -> Axes:
+        """Draw again what the last ``lr_find`` saw.
+
+        Args:
+            skip_end: Points at the end that are left out.
+            suggestions: Draw its suggestions too.
+
+        Raises:
+            ConfigError: There was no search yet.
+        """
+        from vizsla.train.rates.lr_finder import plot_finder
+
+        if self.finder is None:
+            raise ConfigError("No learning rate was looked for yet. Call learn.lr_find() first.")
+        curve, found = self.finder
+        return plot_finder(curve, found if suggestions else None, skip_end=skip_end)
+
+    def plot_sched(
+        self,
+        keys: str | Sequence[str] | None = None,
+        figsize: tuple[float, float] | None = None,
+        *,
+        fits: int | None = 1,
+    ) -> None:
         """Draw the learning rate of the last group, and the momentum where it is scheduled, at every step.
 
         Args:
+            keys: ``"lr"``, ``"mom"``, or both; None is both.
+            figsize: (width, height) of the figure in inches.
             fits: See ``plot_loss``.
         """
         record = self.joined(fits)
         curves = (("lr", "learning rate", record.lrs), ("mom", "momentum", record.moms))
-        drawn = [curve for curve in curves if curve[2]]
-        for axes, (name, label, values) in zip(_new_axes(max(1, len(drawn))), drawn, strict=False):
+        wanted = ("lr", "mom") if keys is None else (keys,) if isinstance(keys, str) else keys
+        drawn = [curve for curve in curves if curve[2] and curve[0] in wanted]
+        places = _new_axes(max(1, len(drawn)), figsize=figsize)
+        for axes, (name, label, values) in zip(places, drawn, strict=False):
             axes.plot(range(len(values)), values)
             axes.set_xlabel("steps")
             axes.set_ylabel(label)
@@ -227,12 +276,13 @@ class Recorder:
         """
         rows = self.joined(fits).values
         epochs = range(len(rows))
-        places = _new_axes(1 + len(self.metric_names))
+        names = self.value_names[2:]
+        places = _new_axes(1 + len(names))
         for column, name in enumerate(("train", "valid")):
             places[0].plot(epochs, [row[column] for row in rows], "o-", markersize=3, label=name)
         places[0].set_title("losses")
         places[0].legend()
-        for column, (axes, name) in enumerate(zip(places[1:], self.metric_names, strict=True), 2):
+        for column, (axes, name) in enumerate(zip(places[1:], names, strict=True), 2):
             axes.plot(epochs, [row[column] for row in rows], "o-", markersize=3, color="#2ca02c")
             axes.set_title(name)
         for axes in places:
@@ -254,11 +304,11 @@ def save_history(path: Path, history: Sequence[HistoryPoint]) -> Path:
     return path
 
 
-def _new_axes(number: int) -> list[Axes]:
+def _new_axes(number: int, *, figsize: tuple[float, float] | None = None) -> list[Axes]:
     """Return axes side by side in a new figure of pyplot."""
     import matplotlib.pyplot as plt
 
     share = 1 if number == 1 else _SHRUNK
-    size = _WIDTH * share * number, _HEIGHT * share
+    size = figsize or (_WIDTH * share * number, _HEIGHT * share)
     _, places = plt.subplots(1, number, figsize=size, squeeze=False, layout="constrained")
     return list(places.flat)

@@ -7,6 +7,7 @@ for the device's memory goes through in parts. Either way every image counts the
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,7 +18,11 @@ from vizsla.augment.mix import MixedBatch, mixed_loss
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.infer.run import NumberFormat, autocast
 from vizsla.text import counted
-from vizsla.train.callbacks.base import FitSettings
+from vizsla.train.callbacks.base import (
+    CancelBackwardException,
+    CancelStepException,
+    FitSettings,
+)
 from vizsla.train.cuda_graphs import CapturedGradients
 from vizsla.train.distributed import any_on_device, share
 from vizsla.train.losses import per_image
@@ -26,6 +31,7 @@ from vizsla.train.profile import BACKWARD, FORWARD, OPTIMISER, OVERHEAD
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vizsla.train.callbacks.events import EventCaller
     from vizsla.types import Batch
 
     LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -43,6 +49,7 @@ class TrainingStep:
         whole_batch: Images of a batch over all processes; None where this process has the whole batch.
         captured: Compute loss and gradients from CUDA graphs where one step is one batch; results are the same.
         say: Called with a sentence when batches have to be split.
+        events: Told about outputs and losses, which it may change.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class TrainingStep:
         whole_batch: int | None = None,
         captured: bool = False,
         say: Callable[[str], None] = lambda _: None,
+        events: EventCaller | None = None,
     ) -> None:
         settings = FitSettings() if settings is None else settings
         self.model = model
@@ -69,6 +77,7 @@ class TrainingStep:
         self.forward = model if forward is None else forward
         self.whole_batch = whole_batch
         self.say = say
+        self.events = events
         self.parts = 1
         self.scaler = make_scaler(precision) if scaler is None else scaler
         self._enter: Callable[[str], None] = (
@@ -157,10 +166,14 @@ class TrainingStep:
             self._enter(FORWARD)
             with autocast(part.images.device, self.precision):
                 logits = self.forward(part.images)
+            if self.events is not None:
+                logits = self.events.see_outputs(logits)
             self._enter(BACKWARD)
             loss = batch_loss(logits.float(), part, loss_function=self.loss_function)
             loss = loss * (weight * len(part.rows) / len(batch.rows))
-            self.scaler.scale(loss * (size / self._unit)).backward()
+            with suppress(CancelBackwardException):
+                graded = loss if self.events is None else self.events.see_loss(loss)
+                self.scaler.scale(graded * (size / self._unit)).backward()
             total = loss.detach() if total is None else total + loss.detach()
         if total is None:
             raise TrainingError("A training batch has no images.")
@@ -181,10 +194,11 @@ class TrainingStep:
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, self.clip)
         self._enter(OPTIMISER)
-        if self.scaler.is_enabled():  # It looks for infinities itself.
-            self.scaler.step(self.optimiser)
-        elif self._was_bad is not None:
-            step_unless(any_on_device(self._was_bad), self.optimiser)
+        with suppress(CancelStepException):
+            if self.scaler.is_enabled():  # It looks for infinities itself.
+                self.scaler.step(self.optimiser)
+            elif self._was_bad is not None:
+                step_unless(any_on_device(self._was_bad), self.optimiser)
         self._enter(OVERHEAD)
         self.scaler.update()
         self._is_unscaled = False

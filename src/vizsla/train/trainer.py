@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
 import torch
 from torch import nn
 
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import ConfigError, TrainingError
-from vizsla.infer.run import NumberFormat, check_own_parts, predict_batches
+from vizsla.infer.run import NumberFormat, check_own_parts, compute_logits, predict_batches
 from vizsla.models.backbones import whole_network
 from vizsla.models.classifier import Classifier
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
 from vizsla.models.heads import NoHead
-from vizsla.train.callbacks.base import Fit, FitSettings, as_callbacks
+from vizsla.train.callbacks.base import Fit, FitSettings, as_callbacks, has_short_form
+from vizsla.train.callbacks.events import EventCaller
 from vizsla.train.cuda_graphs import CapturedForward, is_known
 from vizsla.train.display import make_display
 from vizsla.train.distributed import (
@@ -34,7 +38,7 @@ from vizsla.train.distributed import (
 )
 from vizsla.train.loop import run_fit
 from vizsla.train.losses import check_weights, loss_for, thresholds_of
-from vizsla.train.metrics import as_metrics, unique_names
+from vizsla.train.metrics import as_metrics
 from vizsla.train.optim import Adam, build_optimiser
 from vizsla.train.rates.schedules import (
     constant,
@@ -50,14 +54,14 @@ from vizsla.train.step import make_scaler, resolve_precision
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from torch import Tensor
 
     from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.evaluate.predictions import Predictions
     from vizsla.models.groups import Group
-    from vizsla.train.callbacks.base import Callbacks
+    from vizsla.train.callbacks.base import Callback, Callbacks
     from vizsla.train.optim import OptimiserFactory
     from vizsla.train.rates.schedules import Rates, Schedule
     from vizsla.train.rates.suggestions import SuggestedLRs, Suggestion
@@ -176,23 +180,16 @@ class Trainer:
         quiet: bool = False,
     ) -> None:
         _check_model(model, dls)
+        self.recorder = Recorder(metrics=as_metrics(metrics))
         FitSettings(accumulate=accumulate, clip=clip)  # Raises the ConfigError.
-        self.dls = dls
+        self._dls = dls
+        self._around: Classifier | None = None
+        self._validated: tuple[object, Predictions] | None = None
         self.model = model.place(dls.device) if hasattr(model, "place") else model.to(dls.device)  # pyright: ignore[reportCallIssue] (a Classifier)
-        if loss_func is not None and dls.balance == "weights":
-            raise ConfigError(
-                "The loaders weigh the classes in the default loss (balance), and loss_func is another one. Give it "
-                "weight=balanced_class_weights(dls) and leave balance out, or take balance='sample'."
-            )
-        self.loss_func: LossFunction = loss_for(dls) if loss_func is None else loss_func
-        thresholds_of(self.loss_func, table=dls.table)  # Raises the ConfigError.
-        check_weights(self.loss_func, classes=dls.table.vocab)
-        if isinstance(self.loss_func, nn.Module):
-            self.loss_func.to(dls.device)  # its class weights
+        self.loss_func = loss_func
         self.opt_func = opt_func
         self.lr = lr
-        self.cbs = as_callbacks(cbs)
-        self.metrics: tuple[MetricFunction, ...] = as_metrics(metrics)
+        self.cbs: list[Callback] = []
         self.path = Path(dls.path if path is None else path)
         self.model_dir = Path(model_dir)
         self.wd = wd
@@ -207,19 +204,118 @@ class Trainer:
         self.compile = compile
         self.show_table = show_table
         self.display = make_display(quiet=quiet or not is_main())
-        self.recorder = Recorder(metric_names=unique_names(self.metrics))
-        self._around: Classifier | None = None
         if isinstance(dls, DataLoaders):  # pyright: ignore[reportUnnecessaryIsInstance] (the classic dialect has others)
             check_own_parts(self.classifier, self._example)
-        groups = (splitter or parameter_groups)(self.model)
-        self.groups: tuple[Group, ...] = tuple(tuple(group) for group in groups)
-        self.opt: torch.optim.Optimizer | None = None
+        self.splitter = splitter
         self.epochs_done = 0
         self.steps_done = 0
         self.cuda_graphs: bool | None = None
+        self.events = EventCaller(())
         self._compiled: nn.Module | None = None
         self._captured: CapturedForward | None = None
-        self._validated: tuple[object, Predictions] | None = None
+        self.add_cbs(cbs)
+
+    # --- what may be set again ---------------------------------------------------------------------------------------------
+
+    @property
+    def dls(self) -> DataLoaders:
+        """The loaders; others of the same classes may be set between fits, with larger images for example."""
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: DataLoaders) -> None:
+        _check_model(self.classifier, dls)
+        self._dls, self._around, self._validated = dls, None, None
+
+    @property
+    def loss_func(self) -> LossFunction:
+        """The loss; another one may be set between fits, None for that of the task."""
+        return self._loss_func
+
+    @loss_func.setter
+    def loss_func(self, given: LossFunction | None) -> None:
+        dls = self.dls
+        if given is not None and dls.balance == "weights":
+            raise ConfigError(
+                "The loaders weigh the classes in the default loss (balance), and loss_func is another one. Give it "
+                "weight=balanced_class_weights(dls) and leave balance out, or take balance='sample'."
+            )
+        loss_func = loss_for(dls) if given is None else given
+        thresholds_of(loss_func, table=dls.table)  # Raises the ConfigError.
+        check_weights(loss_func, classes=dls.table.vocab)
+        if isinstance(loss_func, nn.Module):
+            loss_func.to(dls.device)  # its class weights
+        self._loss_func = loss_func
+
+    @property
+    def metrics(self) -> tuple[MetricFunction, ...]:
+        """The metrics; one or several others may be set between fits."""
+        return self.recorder.metrics
+
+    @metrics.setter
+    def metrics(self, given: MetricFunction | Sequence[MetricFunction] | None) -> None:
+        self.recorder.metrics = as_metrics(given)
+
+    @property
+    def splitter(self) -> Splitter:
+        """What divides the parameters into groups; another one may be set between fits."""
+        return self._splitter
+
+    @splitter.setter
+    def splitter(self, given: Splitter | None) -> None:
+        self._splitter: Splitter = given or parameter_groups
+        groups = self._splitter(self.model)
+        self.groups: tuple[Group, ...] = tuple(tuple(group) for group in groups)
+        self.opt: torch.optim.Optimizer | None = None
+
+    def add_cb(self, cb: Callback | type[Callback]) -> Self:
+        """Add a callback to those of all fits; it is also an attribute of the learner, by its ``name``."""
+        return self.add_cbs(cb)
+
+    def add_cbs(self, cbs: Callbacks) -> Self:
+        """Add callbacks, see ``add_cb``."""
+        for callback in as_callbacks(cbs):
+            callback.learn = self
+            self.cbs.append(callback)
+            if not hasattr(self, callback.name):
+                setattr(self, callback.name, callback)
+        return self
+
+    def remove_cb(self, cb: Callback | type[Callback]) -> Self:
+        """Remove a callback, or all of a class."""
+        gone = [each for each in self.cbs if each is cb or (isinstance(cb, type) and isinstance(each, cb))]  # fmt: skip
+        for callback in gone:
+            self.cbs.remove(callback)
+            callback.learn = None
+            if vars(self).get(callback.name) is callback:
+                delattr(self, callback.name)
+        return self
+
+    def remove_cbs(self, cbs: Callbacks) -> Self:
+        """Remove callbacks, see ``remove_cb``."""
+        for each in cbs if isinstance(cbs, Iterable) else () if cbs is None else (cbs,):
+            self.remove_cb(each)
+        return self
+
+    @contextmanager
+    def added_cbs(self, cbs: Callbacks) -> Generator[Self]:
+        """Add callbacks inside the block."""
+        made = as_callbacks(cbs)
+        self.add_cbs(made)
+        try:
+            yield self
+        finally:
+            self.remove_cbs(made)
+
+    @contextmanager
+    def removed_cbs(self, cbs: Callbacks) -> Generator[Self]:
+        """Remove callbacks inside the block."""
+        before = list(self.cbs)
+        self.remove_cbs(cbs)
+        try:
+            yield self
+        finally:
+            self.add_cbs([each for each in before if each not in self.cbs])
 
     @property
     def classifier(self) -> Classifier:
@@ -437,6 +533,7 @@ class Trainer:
             num_runs=runs_needed(suggest_funcs),
         )
         suggestions = None if suggest_funcs is None else suggest(curve, suggest_funcs)
+        self.recorder.finder = curve, suggestions
         if show_plot:
             plot_finder(curve, suggestions)
         if suggestions is not None and suggestions.note:
@@ -475,7 +572,14 @@ class Trainer:
         if self.opt is None or reset_opt:
             self.create_opt()
         self.check_batches()
-        callbacks = [*(self.cbs if measured else ()), *as_callbacks(cbs)]
+        given = [*(self.cbs if measured else ()), *as_callbacks(cbs)]
+        given.sort(key=lambda callback: callback.order)
+        for callback in given:
+            callback.learn = self
+        self.events = EventCaller([each for each in given if has_short_form(type(each))])
+        callbacks = [each for each in given if each not in self.events.callbacks]
+        if self.events.callbacks:
+            callbacks.append(self.events)
         done_before = self.epochs_done
         fit = Fit(
             trainer=self,
@@ -634,12 +738,17 @@ class Trainer:
         """
         is_validation = ds_idx == 1 and dl is None
         dl = self.plain_loader(ds_idx) if dl is None else dl
+        batches = dl.batches() if share()[1] == 1 else own_part(dl)
+        forward = self._recorded_forward()
+        if self.events.callbacks and self.events.in_fit:
+            plain = partial(compute_logits, self.classifier, precision=self.precision)
+            batches, forward = self.events.in_validation(batches, forward or plain)
         predictions = predict_batches(
             self.classifier,
-            dl.batches() if share()[1] == 1 else own_part(dl),
+            batches,
             table=dl.table,
             precision=self.precision,
-            forward=self._recorded_forward(),
+            forward=forward,
         )
         predictions = whole_predictions(predictions, order=dl.rows)
         if is_validation:

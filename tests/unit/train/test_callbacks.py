@@ -670,8 +670,8 @@ def test_an_event_that_nothing_would_call_is_refused_with_the_one_that_was_meant
     def nothing(self: Any) -> None: ...
 
     for name, facts in (
-        ("after_bach", "after_bach .*after_step"),
-        ("after_batch", "after_batch .*after_step"),
+        ("after_bach", r"after_bach .*after_batch, as def after_batch\(self\)"),
+        ("on_batch_end", "on_batch_end .*after_step"),
         ("on_epoch_end", "on_epoch_end .*after_epoch"),
         ("before_fti", "before_fti .*before_fit"),
         ("after_epoch", r"after_epoch .*def after_epoch\(self, fit\)"),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from vizsla import ConfigError, OutputError
+from vizsla import ConfigError, OutputError, accuracy
 from vizsla.evaluate import HistoryPoint
 from vizsla.train import (
     Display,
@@ -320,7 +320,7 @@ def recorder() -> Iterator[Recorder]:
         iters=[5, 10],
         values=[[6.0, 5.5, 0.25], [1.0, 2.5, 0.75]],
     )
-    yield Recorder(metric_names=("accuracy",), fits=[FitRecord(stage="frozen"), last])
+    yield Recorder(metrics=(accuracy,), fits=[FitRecord(stage="frozen"), last])
     plt.close("all")
 
 

@@ -123,7 +123,7 @@ def test_unique_names():
         return inp
 
     given = [F1Score(), partial(top_k_accuracy, k=2), F1Score(average="micro"), F1ScoreMulti()]
-    assert unique_names(given) == ("f1_score", "top_k_accuracy", "f1_score_2", "f1_score_3")
+    assert unique_names(given) == ("f1_score", "top_k_accuracy", "f1_score_micro", "f1_score_2")
     named = unique_names([F1Score(), f1_score_2, F1Score()])
     assert named == ("f1_score", "f1_score_2", "f1_score_3")
 

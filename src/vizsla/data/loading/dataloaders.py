@@ -266,6 +266,32 @@ class DataLoader:
     def get_idxs(self, function: Callable[[], Iterable[int]] | None) -> None:
         self._get_idxs = function
 
+    def new(
+        self, *, bs: int | None = None, shuffle: bool | None = None, drop_last: bool | None = None
+    ) -> DataLoader:
+        """Return a loader of the same images.
+
+        Args:
+            bs: Images in a batch; None keeps it.
+            shuffle: False gives the images in order, prepared as in validation; True and None keep the loader's own way.
+            drop_last: Leave out a last batch that is not full; None keeps what is done.
+
+        Raises:
+            ConfigError: The batch would be empty, or validation images are to be shuffled.
+        """
+        made = copy.copy(self)
+        made.loader = loader = copy.copy(self.loader)
+        if bs is not None and bs < 1:
+            raise ConfigError(f"bs is at least 1. Received: bs={bs!r}")
+        if shuffle and not loader.training:
+            raise ConfigError(
+                "Validation images come in order. Received: shuffle=True. To look at others, take learn.show_results()."
+            )
+        loader.batch_size = loader.batch_size if bs is None else bs
+        loader.training = loader.training and shuffle is not False
+        loader.drop_last = (loader.drop_last and loader.training) if drop_last is None else drop_last  # fmt: skip
+        return made
+
     def next_look(self) -> int:
         """Return the epoch to look at next: another one at each call."""
         self._num_looks += 1
@@ -746,6 +772,10 @@ class DataLoaders:
     def cpu(self) -> DataLoaders:
         """Give batches on the CPU from now on; see ``to``."""
         return self.to("cpu")
+
+    def new(self, **options: Any) -> DataLoader:
+        """Return another loader of the training images; see ``DataLoader.new``."""
+        return self.train.new(**options)
 
     def new_empty(self) -> DataLoaders:
         """Return loaders that prepare images in the same way and have no images."""

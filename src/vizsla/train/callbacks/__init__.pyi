@@ -5,9 +5,12 @@ from .averaging import WeightSoup as WeightSoup
 from .averaging import renew_batch_norms as renew_batch_norms
 from .base import Callback as Callback
 from .base import Callbacks as Callbacks
+from .base import CancelValidException as CancelValidException
 from .base import Fit as Fit
 from .base import FitSettings as FitSettings
 from .base import as_callbacks as as_callbacks
+from .hooks import ActivationStats as ActivationStats
+from .hooks import hook_output as hook_output
 from .loggers import CSVLogger as CSVLogger
 from .loggers import JSONLLogger as JSONLLogger
 from .loggers import MLflowLogger as MLflowLogger

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -94,6 +95,7 @@ class Fit:
         values: ``train_loss``, ``valid_loss`` and the metrics after the last epoch.
         error: In ``after_fit``, the error that ended the fit early, if any.
         stop_reason: Why the fit is to end early; empty to go on.
+        skip_rest: The part of the present epoch that is left out: ``"training"``, or ``"epoch"`` with its validation; or nothing.
     """
 
     trainer: Trainer
@@ -122,6 +124,7 @@ class Fit:
     values: dict[str, float] = field(default_factory=dict)
     error: BaseException | None = None
     stop_reason: str = ""
+    skip_rest: str = ""
     _unread: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
 
     @property
@@ -133,6 +136,10 @@ class Fit:
     def num_steps(self) -> int:
         """Steps of the whole fit."""
         return self.n_epoch * self.num_batches
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin an epoch, from 0."""
+        self.epoch, self.skip_rest = epoch, ""
 
     def stop(self, reason: str) -> None:
         """End the fit after the present step or epoch, and print the reason, a short sentence."""
@@ -179,52 +186,124 @@ class Fit:
 
 
 _ELSEWHERE = {
-    **dict.fromkeys(
-        ("before_train", "begin_epoch", "on_epoch_begin", "on_train_epoch_start"), "before_epoch"
-    ),
-    **dict.fromkeys(
-        ("before_batch", "begin_batch", "on_batch_begin", "on_train_batch_start"), "before_step"
-    ),
-    **dict.fromkeys(
-        ("after_batch", "after_pred", "after_loss", "before_backward", "after_backward"),
-        "after_step",
-    ),
+    **dict.fromkeys(("begin_epoch", "on_epoch_begin", "on_train_epoch_start"), "before_epoch"),
+    **dict.fromkeys(("begin_batch", "on_batch_begin", "on_train_batch_start"), "before_step"),
     **dict.fromkeys(
         ("on_batch_end", "on_loss_begin", "on_backward_begin", "on_train_batch_end"), "after_step"
     ),
+    **dict.fromkeys(("begin_validate", "on_validation_epoch_start"), "before_validate"),
     **dict.fromkeys(
-        ("after_train", "begin_validate", "on_validation_epoch_start"), "before_validate"
-    ),
-    **dict.fromkeys(
-        ("after_validate", "on_epoch_end", "on_validation_epoch_end", "on_train_epoch_end"),
-        "after_epoch",
+        ("on_epoch_end", "on_validation_epoch_end", "on_train_epoch_end"), "after_epoch"
     ),
     **dict.fromkeys(
         ("begin_fit", "after_create", "on_train_begin", "on_fit_start", "on_train_start"),
         "before_fit",
     ),
-    **dict.fromkeys(("after_cancel_fit", "on_train_end", "on_fit_end"), "after_fit"),
+    **dict.fromkeys(("on_train_end", "on_fit_end"), "after_fit"),
 }
 """Events of other libraries, and what comes nearest to them here."""
 
 
+SHORT_EVENTS = (
+    *("before_fit", "before_epoch", "before_train", "before_batch", "after_pred", "after_loss"),
+    *("before_backward", "after_backward", "before_step", "after_step", "after_batch"),
+    *("after_train", "before_validate", "after_validate", "after_epoch", "after_fit"),
+    *(f"after_cancel_{part}" for part in ("fit", "epoch", "train", "validate", "batch")),
+)
+"""Events of callbacks in fastai's form, whose methods take nothing."""
+
+
+class CancelException(Exception):  # noqa: N818 (fastai's names)
+    """Raised by an event of a callback in fastai's form: leave out what follows."""
+
+    event: ClassVar[str] = ""
+
+
+class CancelFitException(CancelException):
+    """End the fit."""
+
+    event = "after_cancel_fit"
+
+
+class CancelEpochException(CancelException):
+    """Leave out the rest of the epoch, its validation too."""
+
+    event = "after_cancel_epoch"
+
+
+class CancelTrainException(CancelException):
+    """Leave out the other training batches of the epoch."""
+
+    event = "after_cancel_train"
+
+
+class CancelValidException(CancelException):
+    """Leave out the validation of the epoch."""
+
+    event = "after_cancel_validate"
+
+
+class CancelBatchException(CancelException):
+    """Leave out the rest of a batch; gradients that are there stay for the next one."""
+
+    event = "after_cancel_batch"
+
+
+class CancelBackwardException(CancelException):
+    """Compute no gradients of this batch."""
+
+
+class CancelStepException(CancelException):
+    """Do not move the weights by these gradients, which are dropped."""
+
+
+class _OfLearner:
+    """An attribute that a callback takes from its learner, unless it has one of its own."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, callback: Callback | None, owner: type) -> Any:
+        return self if callback is None else getattr(callback.learn, self._name)
+
+
 class Callback:
     """Is called at the events of a fit; override the methods that matter.
+
+    They have one of two forms. Either each takes ``fit`` (and ``before_step`` the batch), as below. Or none takes anything, as in
+    fastai: ``before_batch``, ``after_pred``, ``after_loss``, ``after_batch`` and the others of its events, which read what they need
+    from the learner (``self.learn.xb``, or shorter ``self.xb``), set it there (``self.learn.pred = ...``), and leave things out by
+    raising ``CancelFitException`` and its like.
 
     A class with a method ``before_...`` or ``after_...`` that is no event, or an event that does not take what it is handed, is a
     ConfigError when the class is defined: nothing would call it.
 
     Attributes:
         order: Callbacks with a lower number are called first.
+        learn: The learner that the callback belongs to.
     """
 
     order: ClassVar[int] = 0
+    learn: Any = None
+    model, dls, opt, loss_func, metrics, recorder, path = (_OfLearner() for _ in range(7))
+    xb, yb, x, y, pred, loss, loss_grad, smooth_loss = (_OfLearner() for _ in range(8))
+    epoch, n_epoch, iter, n_iter, train_iter, pct_train = (_OfLearner() for _ in range(6))
+    training, dl = _OfLearner(), _OfLearner()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        is_short = has_short_form(cls)
         for name, method in vars(cls).items():
-            if inspect.isfunction(method) and not name.startswith("_"):
+            if not inspect.isfunction(method) or name.startswith("_"):
+                continue
+            if not (is_short and name in SHORT_EVENTS and _takes_nothing(method)):
                 _check_event(name, method, where=cls.__qualname__)
+
+    @property
+    def name(self) -> str:
+        """The name of the class in small letters, without ``Callback``: the learner has the callback under it."""
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__)
+        return words.lower().replace("_callback", "") or "callback"
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
         """Before anything begins: return how the steps of this fit are to be taken, changed or not."""
@@ -262,21 +341,52 @@ class Callback:
         """Go on from what ``state`` returned in an interrupted run."""
 
 
+def has_short_form(kind: type[Callback]) -> bool:
+    """Whether a class of callbacks has events in fastai's form; one that inherits events that take ``fit`` has not."""
+    given = [
+        vars(each)[name]
+        for each in kind.__mro__[: kind.__mro__.index(Callback)]
+        for name in (*SHORT_EVENTS, "configure")
+        if inspect.isfunction(vars(each).get(name))
+    ]
+    return any(map(_takes_nothing, given)) and not any(
+        not _takes_nothing(method) for method in given
+    )
+
+
+def own_event(callback: Callback, name: str) -> Callable[[], object] | None:
+    """Return an event of a callback in fastai's form, if its class has it."""
+    method = getattr(type(callback), name, None)
+    return None if method is getattr(Callback, name, None) else getattr(callback, name)
+
+
+def _takes_nothing(method: Callable[..., object]) -> bool:
+    required = [
+        each
+        for each in inspect.signature(method).parameters.values()
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    return len(required) <= 1
+
+
 Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
 """What may be given as ``cbs``."""
 
 
 def _check_event(name: str, method: Callable[..., object], *, where: str) -> None:
     """Raise ConfigError for a method that looks like an event and would not be called, or not in this way."""
-    event = getattr(Callback, name, None)
-    if event is None:
+    event = vars(Callback).get(name)
+    if not inspect.isfunction(event):
         if not name.startswith(("before_", "after_")) and name not in _ELSEWHERE:
             return
         events = [each for each in vars(Callback) if each.startswith(("before_", "after_"))]
-        (nearest,) = difflib.get_close_matches(name, (*events, *_ELSEWHERE), n=1, cutoff=0)
+        known = (*events, *_ELSEWHERE, *SHORT_EVENTS)
+        (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0)
+        nearest = _ELSEWHERE.get(nearest, nearest)
+        form = "" if nearest in events else f", as def {nearest}(self)"
         raise ConfigError(
-            f"{where}.{name} would never be called: a fit has no such event. The nearest is {_ELSEWHERE.get(nearest, nearest)}; "
-            f"there are {', '.join(events)}. A method for something else needs another name."
+            f"{where}.{name} would never be called: a fit has no such event. The nearest is {nearest}{form}; there are "
+            f"{', '.join(events)} with fit, or those of fastai, all without. A method for something else needs another name."
         )
     wanted = list(inspect.signature(event).parameters)
     try:
@@ -284,7 +394,8 @@ def _check_event(name: str, method: Callable[..., object], *, where: str) -> Non
     except TypeError as error:
         raise ConfigError(
             f"{where}.{name} is called with ({', '.join(wanted[1:])}), so it is defined as: "
-            f"def {name}({', '.join(wanted)}). Received: {name}{inspect.signature(method)}. The learner is fit.trainer."
+            f"def {name}({', '.join(wanted)}). Received: {name}{inspect.signature(method)}. The learner is fit.trainer. Events without arguments "
+            "are called too, where a class and those that it inherits from have no others."
         ) from error
 
 

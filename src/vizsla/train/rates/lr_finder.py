@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.files import atomic_write
-from vizsla.train.callbacks.base import Callback, as_callbacks
+from vizsla.train.callbacks.base import Callback, as_callbacks, has_short_form
 from vizsla.train.loop import own_random_numbers
 from vizsla.train.rates.schedules import lr_range, whole_number
 from vizsla.train.rates.suggestions import SKIPPED_AT_END
@@ -101,7 +101,9 @@ def find_learning_rate(
             f"The rate rises, so start_lr is below end_lr. Received: start_lr={start_lr}, end_lr={end_lr}"
         )
     taking_part = [
-        each for each in trainer.cbs if type(each).before_step is not Callback.before_step
+        each
+        for each in trainer.cbs
+        if type(each).before_step is not Callback.before_step or has_short_form(type(each))
     ]
     probes: list[_Probe] = []
     with _left_as_it_was(trainer) as begin_again:
@@ -145,9 +147,13 @@ def ran_away(
 
 
 def plot_finder(
-    curve: FinderCurve, suggestions: SuggestedLRs | None = None, ax: Axes | None = None
+    curve: FinderCurve,
+    suggestions: SuggestedLRs | None = None,
+    ax: Axes | None = None,
+    *,
+    skip_end: int = SKIPPED_AT_END,
 ) -> Axes:
-    """Draw the loss over the rate without the last five points, with a dot for each suggestion, and return the axes.
+    """Draw the loss over the rate without the last points, with a dot for each suggestion, and return the axes.
 
     Rates that are nan get no dot; the range of the robust one is shaded.
     """
@@ -155,7 +161,7 @@ def plot_finder(
 
     if ax is None:
         ax = plt.subplots()[1]
-    shown = slice(None, -SKIPPED_AT_END if curve.steps > SKIPPED_AT_END else None)
+    shown = slice(None, -skip_end if curve.steps > skip_end > 0 else None)
     ax.plot(curve.lrs[shown], curve.losses[shown])
     ax.set_xlabel("Learning Rate")
     ax.set_ylabel("Loss")
