@@ -24,7 +24,8 @@ EVENTS = (
 SETUP = """
 dls = ImageDataLoaders.from_folder(path, valid_pct=0.25, seed=1, item_tfms=Resize(32), bs=2, device='cpu')
 log = []
-Log = type('LogCallback', (Callback,), {name: (lambda self, name=name: log.append(name)) for name in EVENTS})
+note = lambda name: lambda self: log.append(name)
+Log = type('LogCallback', (Callback,), {name: note(name) for name in EVENTS})
 net = lambda: nn.Sequential(create_body(xresnet18(widen=0.25), cut=4), nn.Sequential(PoolFlatten(), nn.Linear(64, 2)))
 def make(**options):
     made = Learner(dls, net(), loss_func=CrossEntropyLossFlat(), **options)
@@ -60,7 +61,7 @@ class Dark(Callback):
     def after_pred(self):
         self.same = bool((self.pred == self.pred[:1]).all())
         self.learn.pred = self.pred * 0
-    def after_loss(self): self.half = float(self.loss)
+    def after_loss(self): self.half = self.loss.item()
 class Doubled(Callback):
     order = 5
     def after_loss(self): self.learn.loss_grad = self.loss_grad * 0

@@ -200,10 +200,6 @@ class Backbone(nn.Module):
         """Register a hook that sees the last map: the output of a body in notebooks."""
         return self.last_map.register_forward_hook(*args, **options)
 
-    def register_full_backward_hook(self, *args: Any, **options: Any) -> RemovableHandle:
-        """Register a hook that sees the gradient of the last map."""
-        return self.last_map.register_full_backward_hook(*args, **options)
-
     @property
     def num_features(self) -> int:
         """Channels of the last map."""

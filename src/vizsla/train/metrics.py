@@ -129,20 +129,21 @@ def unique_names(metrics: Iterable[Callable[..., object]]) -> tuple[str, ...]:
     A metric that is there before gets its own settings added (``f1_score_micro`` beside ``f1_score``), or else a number.
     """
     names: list[str] = []
-    first: dict[str, dict[str, Any]] = {}
+    first: dict[str, tuple[Any, dict[str, Any]]] = {}
     for metric in metrics:
         inner: Any = getattr(metric, "func", metric)  # a partial has no name of its own
         own = getattr(metric, "name", None)
         base = own if isinstance(own, str) else getattr(inner, "__name__", type(inner).__name__)
         settings = getattr(metric, "keywords", None) or {**getattr(metric, "__dict__", {})}
-        others = first.setdefault(base, settings)
+        kind = inner if isinstance(metric, partial) else type(metric)
+        first_kind, others = first.setdefault(base, (kind, settings))
         differing = [
             str(value)
             for setting, value in settings.items()
             if isinstance(value, str | int | float) and others.get(setting) != value
         ]
         name, number = base, 1
-        if name in names and differing:
+        if name in names and differing and kind == first_kind:
             name = "_".join([base, *differing])
         stem = name
         while name in names:

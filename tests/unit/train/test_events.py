@@ -75,15 +75,15 @@ def test_validation_can_be_left_out(make_learner: Any):
     assert learner.recorder.log[0] == 0
 
 
-def test_what_is_set_again_is_checked_as_at_the_start(make_learner: Any, image_folder: Path):
+def test_what_is_set_again_is_checked_as_at_the_start(make_learner: Any, tmp_path: Path):
     learner = make_learner()
     with pytest.raises(ConfigError, match="quotes"):
         learner.metrics = ["accuracy"]
     with pytest.raises(ConfigError, match="2 classes"):
         learner.loss_func = CrossEntropyLossFlat(weight=[1, 1, 1])
-    (image_folder / "cross").rename(image_folder / "line")
-    with pytest.raises(ConfigError, match="line"):
-        learner.dls = ImageDataLoaders.from_folder(image_folder, valid_pct=0.5, bs=2)
+    others = draw(tmp_path / "others")
+    with pytest.raises(ConfigError, match="blue"):
+        learner.dls = ImageDataLoaders.from_folder(others, valid_pct=0.5, bs=2)
     with pytest.raises(ConfigError, match="lr_find"):
         learner.recorder.plot_lr_find()
     for options in ({"bs": 0}, {"shuffle": True}):

@@ -361,12 +361,8 @@ def own_event(callback: Callback, name: str) -> Callable[[], object] | None:
 
 
 def _takes_nothing(method: Callable[..., object]) -> bool:
-    required = [
-        each
-        for each in inspect.signature(method).parameters.values()
-        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-    ]
-    return len(required) <= 1
+    """Whether a method has no argument but its object."""
+    return len(inspect.signature(method).parameters) == 1
 
 
 Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None

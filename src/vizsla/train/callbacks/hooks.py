@@ -29,8 +29,8 @@ class Hook:
 
     Args:
         m: The layer.
-        hook_func: Called with layer, inputs and output (or, backward, the gradients of both).
-        is_forward: Whether it is called when the layer gives something, or when gradients pass it.
+        hook_func: Called with layer, inputs and output; backward with layer, None and the gradient of the output in a tuple.
+        is_forward: Whether it is called when the layer gives something, or when the gradient of that is known.
         detach: Take tensors without their history.
         cpu: Move them to the CPU.
 
@@ -48,11 +48,16 @@ class Hook:
     ) -> None:
         self.stored: Any = None
         self._function, self._detach, self._cpu = hook_func, detach, cpu
-        register = m.register_forward_hook if is_forward else m.register_full_backward_hook
-        self._handle = register(self._keep)
+        self._handle = m.register_forward_hook(self._keep if is_forward else self._wait)
 
     def _keep(self, module: nn.Module, given: Any, found: Any) -> None:
         self.stored = self._function(module, self._taken(given), self._taken(found))
+
+    def _wait(self, module: nn.Module, given: Any, found: Tensor) -> None:
+        """Wait for the gradient of an output."""
+        del given
+        if found.requires_grad:
+            found.register_hook(lambda gradient: self._keep(module, None, (gradient,)))
 
     def _taken(self, found: Any) -> Any:
         if isinstance(found, tuple | list):
