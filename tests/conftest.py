@@ -76,6 +76,23 @@ def draw_image(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> 
     return image
 
 
+@pytest.fixture(scope="module")
+def star() -> Generator[Any]:
+    """``vizsla.all``, imported without leaving its mark on ``pathlib.Path`` for the tests that come after."""
+    before = Path.__dict__.get("__repr__")
+    import vizsla.all
+    from vizsla.notebook import patch_path
+
+    patch_path()  # An earlier test may have imported it, and put paths back.
+
+    yield vizsla.all
+    for name in ("ls", "BASE_PATH", "__repr__"):
+        if name in Path.__dict__:
+            delattr(Path, name)
+    if before is not None:
+        Path.__repr__ = before
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The test's folder, as the working directory."""

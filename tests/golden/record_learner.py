@@ -215,21 +215,23 @@ def draw(folder: Path) -> Path:
     return folder
 
 
-def run_cells(doors: str, folder: Path) -> dict[str, Any]:
-    """Return what each cell has in ``seen``, after the imports in ``doors``."""
+def run_cells(names: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what each cell has in ``seen``, with the names of a library."""
     found: dict[str, Any] = {}
     for name, cell in CELLS.items():
-        namespace: dict[str, Any] = {"path": folder, "EVENTS": EVENTS}
-        exec(f"{doors}\n{SETUP}", namespace)
+        namespace: dict[str, Any] = {**names, "path": folder, "EVENTS": EVENTS}
+        exec(SETUP, namespace)
         exec(cell, namespace)
         found[name] = json.loads(json.dumps(namespace["seen"]))
     return found
 
 
 if __name__ == "__main__":
-    import fastai
+    import fastai  # pyright: ignore[reportMissingImports]
 
+    names: dict[str, Any] = {}
+    exec("from fastai.vision.all import *", names)
     with tempfile.TemporaryDirectory() as temporary:
-        record = run_cells("from fastai.vision.all import *", draw(Path(temporary)))
+        record = run_cells(names, draw(Path(temporary)))
     record["_meta"] = f"Recorded by record_learner.py from fastai {fastai.__version__}."
     Path(__file__).with_name("learner.json").write_text(json.dumps(record) + "\n", "utf-8")

@@ -24,7 +24,6 @@ from vizsla import (
     load_learner,
     vision_learner,
 )
-from vizsla.all import create_body, create_head, default_split, ranger, xresnet18
 from vizsla.export import export_model
 from vizsla.model_file import read_manifest
 
@@ -219,17 +218,19 @@ def test_a_file_with_parts_of_ones_own_asks_for_their_builder(
             Predictor.load(file, "cpu", builder=builder)
 
 
-def test_networks_of_lessons_train_and_come_back(dls: Any, image_folder: Path, here: Path):
+def test_networks_of_lessons_train_and_come_back(
+    star: Any, dls: Any, image_folder: Path, here: Path
+):
     def made() -> nn.Sequential:
-        body = create_body(xresnet18(widen=0.25), cut=-6)  # pyright: ignore[reportArgumentType]
-        return nn.Sequential(body, create_head(32, 2, lin_ftrs=[8]))
+        body = star.create_body(star.xresnet18(widen=0.25), cut=-6)
+        return nn.Sequential(body, star.create_head(32, 2, lin_ftrs=[8]))
 
     file = sorted(image_folder.rglob("*.jpg"))[0]
-    options: Any = {"metrics": accuracy, "quiet": True, "opt_func": ranger}
+    options: Any = {"metrics": accuracy, "quiet": True, "opt_func": star.ranger}
     learn: Any
     for learn, builder in (
-        (untrained(dls, xresnet18, cut=5, opt_func=ranger, normalize=False), None),
-        (Learner(dls, made(), splitter=default_split, **options), made),
+        (untrained(dls, star.xresnet18, cut=5, opt_func=star.ranger, normalize=False), None),
+        (Learner(dls, made(), splitter=star.default_split, **options), made),
     ):
         learn.freeze()
         assert learn.num_frozen_groups == len(learn.groups) - 1

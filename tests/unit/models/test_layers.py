@@ -19,9 +19,9 @@ RECORD = json.loads((FOLDER / "layers.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
-def names() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    exec(f"from vizsla.all import *\n{STEPPERS}", found)  # noqa: S102 (the tests' own text)
+def names(star: Any) -> dict[str, Any]:
+    found = {**vars(star)}
+    exec(STEPPERS, found)  # noqa: S102 (the tests' own text)
     return found
 
 

@@ -24,8 +24,8 @@ RECORD = json.loads((FOLDER / "learner.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_cells("from vizsla.all import *", draw(tmp_path_factory.mktemp("cells")))
+def seen(star: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_cells(vars(star), draw(tmp_path_factory.mktemp("cells")))
 
 
 def test_cells_see_what_they_see_with_fastai(seen: dict[str, Any]):
@@ -65,7 +65,7 @@ def test_an_error_of_a_callback_reaches_the_user_unchanged(make_learner: Any):
 
 def test_validation_can_be_left_out(make_learner: Any):
     class Blind(Callback):
-        def before_validate(self) -> None:
+        def before_validate(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             if self.epoch == 0:
                 raise CancelValidException
 
@@ -86,6 +86,7 @@ def test_what_is_set_again_is_checked_as_at_the_start(make_learner: Any, tmp_pat
         learner.dls = ImageDataLoaders.from_folder(others, valid_pct=0.5, bs=2)
     with pytest.raises(ConfigError, match="lr_find"):
         learner.recorder.plot_lr_find()
+    options: Any
     for options in ({"bs": 0}, {"shuffle": True}):
         with pytest.raises(ConfigError, match=r"bs=0|shuffle=True"):
             learner.dls.valid.new(**options)
