@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
-    from vizsla.train.rates.lr_finder import FinderCurve
-    from vizsla.train.rates.suggestions import SuggestedLRs
 
 _FEWEST_STEPS_LEFT = 2
 """If skipping the start would leave fewer steps, nothing is skipped: a curve of one point shows nothing."""
@@ -100,14 +98,14 @@ class Recorder:
         fits: One record for each fit; ``fine_tune`` makes two.
         history: One point per epoch, over all fits.
         logs: Files that loggers of these fits have begun, which later ones go on with.
-        finder: What the last search for a learning rate saw, for ``plot_lr_find``.
+        draw_finder: Draws what the last search for a learning rate saw, for ``plot_lr_find``.
     """
 
     metrics: tuple[Callable[..., Tensor | float], ...] = ()
     fits: list[FitRecord] = field(default_factory=list)
     history: list[HistoryPoint] = field(default_factory=list)
     logs: set[Path] = field(default_factory=set)
-    finder: tuple[FinderCurve, SuggestedLRs | None] | None = None
+    draw_finder: Callable[..., Axes] | None = None
 
     @property
     def value_names(self) -> tuple[str, ...]:
@@ -226,22 +224,18 @@ class Recorder:
         ax.set_ylabel("loss")
         return ax
 
-    def plot_lr_find(self, skip_end: int = 5, suggestions: bool = True) -> Axes:
-        """Draw again what the last ``lr_find`` saw.
+    def plot_lr_find(self, skip_end: int = 5) -> Axes:
+        """Draw again what the last ``lr_find`` saw, and what it suggested.
 
         Args:
             skip_end: Points at the end that are left out.
-            suggestions: Draw its suggestions too.
 
         Raises:
             ConfigError: There was no search yet.
         """
-        from vizsla.train.rates.lr_finder import plot_finder
-
-        if self.finder is None:
+        if self.draw_finder is None:
             raise ConfigError("No learning rate was looked for yet. Call learn.lr_find() first.")
-        curve, found = self.finder
-        return plot_finder(curve, found if suggestions else None, skip_end=skip_end)
+        return self.draw_finder(skip_end=skip_end)
 
     def plot_sched(
         self,

@@ -533,7 +533,7 @@ class Trainer:
             num_runs=runs_needed(suggest_funcs),
         )
         suggestions = None if suggest_funcs is None else suggest(curve, suggest_funcs)
-        self.recorder.finder = curve, suggestions
+        self.recorder.draw_finder = partial(plot_finder, curve, suggestions)
         if show_plot:
             plot_finder(curve, suggestions)
         if suggestions is not None and suggestions.note:
