@@ -102,14 +102,14 @@ def _fit(
 ) -> tuple[float, Predictions]:
     """Fit a head, and return its accuracy on the validation images and its leave-one-out predictions of the others."""
     from vizsla import Predictions
-    from vizsla.recipe import best_fit, candidate_settings, fit_feature_head
+    from vizsla.recipe import default_setting, fit_feature_head
 
     train, valid = features_NVD[table.train_rows], features_NVD[table.valid_rows]
     targets = table.targets[table.train_rows]
     problem: FitOptions = {"layout": layout, "num_classes": len(table.vocab)}
-    best = best_fit(train, targets, settings=candidate_settings(layout), **problem)
-    found = fit_feature_head(train, targets, setting=best.setting, **problem)
-    columns = layout.columns(best.setting.stages, best.setting.statistics)
+    setting = default_setting(layout, num_rows=train.shape[0] * train.shape[1])
+    found = fit_feature_head(train, targets, setting=setting, **problem)
+    columns = layout.columns(setting.stages, setting.statistics)
     with torch.inference_mode():
         said = found.head.classify(valid[:, 0, columns]).argmax(1)
     left_out = Predictions(

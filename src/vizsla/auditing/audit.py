@@ -48,8 +48,7 @@ from vizsla.recipe.features_first import SHARES, load_network, pooling_classifie
 from vizsla.recipe.head_fit import (
     FeatureLayout,
     HeadFit,
-    best_fit,
-    candidate_settings,
+    default_setting,
     fit_feature_head,
 )
 from vizsla.recipe.recipe import cache_for, loaders_for
@@ -527,12 +526,10 @@ def _judge(
     if len(places) < 2 or len(look.targets[places].unique()) < 2:
         return None
     values, targets = look.features_ND[places][:, None], look.targets[places]
-    on_progress("judging labels", 0, 2)
-    settings = candidate_settings(look.layout)
-    setting = best_fit(values, targets, settings=settings, **look.fit_options).setting
-    on_progress("judging labels", 1, 2)
+    on_progress("judging labels", 0, 1)
+    setting = default_setting(look.layout, num_rows=len(values))
     fit = fit_feature_head(values, targets, setting=setting, **look.fit_options)
-    on_progress("judging labels", 2, 2)
+    on_progress("judging labels", 1, 1)
     return fit, places
 
 

@@ -35,11 +35,9 @@ from vizsla.infer.run import extract_features
 from vizsla.paths import ImagePaths
 from vizsla.recipe.features_first import load_network, pooling_classifier
 from vizsla.recipe.head_fit import (
-    NUM_LANDMARKS_TO_CHOOSE,
+    NUM_LANDMARKS_OF_MANY,
     FeatureLayout,
-    HeadSetting,
-    best_fit,
-    candidate_settings,
+    default_setting,
     fit_feature_head,
 )
 from vizsla.recipe.recipe import cache_for, loaders_for
@@ -156,7 +154,6 @@ class Labelling:
         self._close_ND = layout.last_stage(features)
         self._density_N = _density(self._close_ND)
         self._seed = seed
-        self._setting: tuple[HeadSetting, int] | None = None
         self._lock = threading.RLock()
         self._judged = Judged(unlabelled=tuple(range(len(self.shown))))
         self._log: list[tuple[int, Fix]] = []
@@ -382,15 +379,11 @@ class Labelling:
         targets = torch.tensor([classes.index(labels[place]) for place in places.tolist()])
         values = self._features_ND[places][:, None]
         options: FitOptions = {"layout": self._layout, "num_classes": len(classes), "seed": self._seed}  # fmt: skip
-        if self._setting is None or len(places) >= 2 * self._setting[1]:
-            settings = candidate_settings(self._layout)
-            chosen = best_fit(values, targets, settings=settings, **options)
-            self._setting = (chosen.setting, len(places))
         fit = fit_feature_head(
             values,
             targets,
-            setting=self._setting[0],
-            num_landmarks=NUM_LANDMARKS_TO_CHOOSE,
+            setting=default_setting(self._layout, num_rows=len(places)),
+            num_landmarks=NUM_LANDMARKS_OF_MANY,
             **options,
         )
         columns = self._layout.columns(fit.setting.stages, fit.setting.statistics)

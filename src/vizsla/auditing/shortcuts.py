@@ -22,7 +22,7 @@ from torch import Tensor
 from vizsla.auditing.traits import folder_parts
 from vizsla.evaluate.statistics import normal_quantile, wilson_interval
 from vizsla.recipe.head_fit import (
-    NUM_LANDMARKS_TO_CHOOSE,
+    NUM_LANDMARKS_OF_MANY,
     FeatureLayout,
     HeadSetting,
     fit_feature_head,
@@ -125,7 +125,7 @@ def probe(
         layout=FeatureLayout(stages=(0,), statistics=("mean",), channels=(width,)),
         num_classes=num_classes,
         setting=HeadSetting(stages=(0,), statistics=("mean",), bandwidth=0.5),
-        num_landmarks=NUM_LANDMARKS_TO_CHOOSE,
+        num_landmarks=NUM_LANDMARKS_OF_MANY,
         seed=seed,
     )
     predicted_N, known_N = fit.left_out.argmax(1), targets_N[fit.sample]
@@ -298,7 +298,7 @@ def _right_across_folds(
             features_ND[~held_out][:, None],
             targets_N[~held_out],
             setting=setting,
-            num_landmarks=NUM_LANDMARKS_TO_CHOOSE,
+            num_landmarks=NUM_LANDMARKS_OF_MANY,
             **options,
         )
         with torch.inference_mode():

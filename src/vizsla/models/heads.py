@@ -43,11 +43,11 @@ def pool_statistics(
 
 
 class FeatureHead(nn.Module):
-    """Pooled features, standardised; then a linear layer on them, or on their RBF similarity to landmarks.
+    """Pooled features, standardised; then a linear layer on them, on their RBF similarity to landmarks, or on both.
 
     With landmarks the k-th kernel feature is ``exp(-bandwidth / D * |z - landmark_k|^2)`` (Williams and Seeger, "Using the
     Nystroem method to speed up kernel machines", NIPS 2000); a larger bandwidth means a narrower kernel. ``num_features`` is D,
-    ``num_landmarks`` M.
+    ``num_landmarks`` M; ``with_linear`` puts the features before their similarities.
     """
 
     offset: Tensor
@@ -63,6 +63,7 @@ class FeatureHead(nn.Module):
         num_classes: int,
         num_landmarks: int = 0,
         bandwidth: float = 1.0,
+        with_linear: bool = False,
     ) -> None:
         super().__init__()
         if not stages or not statistics or not set(statistics) <= set(STATISTICS):
@@ -73,11 +74,13 @@ class FeatureHead(nn.Module):
         self.stages = tuple(stages)
         self.statistics = tuple(statistics)
         self.bandwidth = bandwidth
+        self.with_linear = with_linear
         self.register_buffer("offset", torch.zeros(num_features))
         self.register_buffer("scale", torch.ones(num_features))
         self.register_buffer("landmarks", torch.zeros(num_landmarks, num_features))
         # Zeros until it is fitted: a random start would draw from the global generator.
-        linear = nn.Linear(num_landmarks or num_features, num_classes, device="meta")
+        num_inputs = num_landmarks + num_features * (with_linear or not num_landmarks)
+        linear = nn.Linear(num_inputs, num_classes, device="meta")
         self.linear = linear.to_empty(device=self.offset.device)
         for parameter in self.linear.parameters():
             nn.init.zeros_(parameter)
@@ -99,10 +102,11 @@ class FeatureHead(nn.Module):
             return self.linear(self.expand((features_BD - self.offset) * self.scale))
 
     def expand(self, standardised_BD: Tensor) -> Tensor:
-        """Return the inputs of the linear layer: the features themselves, or their similarity to each landmark."""
+        """Return the inputs of the linear layer: the features themselves, their similarity to each landmark, or both."""
         if not len(self.landmarks):
             return standardised_BD
-        return rbf_kernel(standardised_BD, self.landmarks, bandwidth=self.bandwidth)
+        similarity_BM = rbf_kernel(standardised_BD, self.landmarks, bandwidth=self.bandwidth)
+        return torch.cat([standardised_BD, similarity_BM], 1) if self.with_linear else similarity_BM
 
     def config(self) -> dict[str, Any]:
         """Return the settings that ``from_config`` builds a head of this shape from, as JSON values."""
@@ -112,6 +116,7 @@ class FeatureHead(nn.Module):
             "statistics": list(self.statistics),
             "num_landmarks": len(self.landmarks),
             "bandwidth": self.bandwidth,
+            "with_linear": self.with_linear,
         }
 
     @classmethod
@@ -123,6 +128,9 @@ class FeatureHead(nn.Module):
             stages = [int(stage) for stage in config["stages"]]
             statistics = [str(statistic) for statistic in config["statistics"]]
             num_landmarks, bandwidth = int(config["num_landmarks"]), float(config["bandwidth"])
+            with_linear = bool(
+                config.get("with_linear", False)
+            )  # files before 0.2 have no such heads
             num_features = sum(stage_channels[stage] for stage in stages) * len(statistics)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ConfigError(
@@ -140,6 +148,7 @@ class FeatureHead(nn.Module):
             num_classes=num_classes,
             num_landmarks=num_landmarks,
             bandwidth=bandwidth,
+            with_linear=with_linear,
         )
 
 

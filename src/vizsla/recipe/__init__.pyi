@@ -19,8 +19,7 @@ from .head_fit import PENALTIES as PENALTIES
 from .head_fit import FeatureLayout as FeatureLayout
 from .head_fit import HeadFit as HeadFit
 from .head_fit import HeadSetting as HeadSetting
-from .head_fit import best_fit as best_fit
-from .head_fit import candidate_settings as candidate_settings
+from .head_fit import default_setting as default_setting
 from .head_fit import fit_feature_head as fit_feature_head
 from .recipe import TrainedRun as TrainedRun
 from .recipe import cache_for as cache_for

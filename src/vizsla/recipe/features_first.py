@@ -25,8 +25,7 @@ from vizsla.recipe.head_fit import (
     FeatureLayout,
     FitOptions,
     HeadFit,
-    best_fit,
-    candidate_settings,
+    default_setting,
     fit_feature_head,
 )
 from vizsla.seeding import derive_seed, generator
@@ -57,9 +56,9 @@ NUM_POOLED_STAGES = 4
 """At the end of the body; the edges and colours before say little about classes."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """The head is fitted on these parts of the training images, one after the other."""
-BUILDING, CHOOSING, FITTING = "loading the network", "choosing a head", "fitting the head"
+BUILDING, FITTING, LEARNING_CURVE = "loading the network", "fitting the head", "learning curve"
 FEATURES_FIRST = "features first"
-FEATURE_PHASES = (BUILDING, WAITING, COPY, AUGMENTATION, FORWARD, CHOOSING, FITTING, OVERHEAD)
+FEATURE_PHASES = (BUILDING, WAITING, COPY, AUGMENTATION, FORWARD, FITTING, LEARNING_CURVE, OVERHEAD)
 """Where the time of this stage goes; "augmentation" only makes floats of the images here."""
 
 
@@ -94,7 +93,7 @@ def features_first(
     profile: RunProfile | None = None,
     backbone: Backbone | None = None,
 ) -> FeatureStage:
-    """Compute the features of all images once, choose a head by leave-one-out, and fit it; ``backbone`` as from ``load_network``."""
+    """Compute the features of all images once and fit a head; ``backbone`` as from ``load_network``."""
     table = loaders.table
     started = time.monotonic()
     profile = RunProfile(wanted=False) if profile is None else profile
@@ -118,7 +117,7 @@ def features_first(
     flips, notes = Flips.asked_for(config), ()
     train = extract(loaders.loader_for(table.train_rows), "features, training", flips.views)
     valid = extract(loaders.valid, "features, validation", ("plain",))
-    clock.to(CHOOSING)
+    clock.to(FITTING)
     values = train.values
     problem: FitOptions = {
         "layout": layout,
@@ -127,26 +126,27 @@ def features_first(
         "class_weights": None if loaders.balance == "none" else balanced_class_weights(loaders),
         "seed": loaders.seed,
     }
-    with display.bar(CHOOSING, total=1, unit=""):
-        settings = candidate_settings(layout)
-        best = best_fit(values, train.targets, settings=settings, **problem)
+    setting = default_setting(layout, num_rows=values.shape[0] * values.shape[1])
+    with display.bar(FITTING, total=1, unit=""):
+        best = fit_feature_head(values, train.targets, setting=setting, **problem)
         if config.flip is not True:
             asked = flips
             flips, notes = without_harmful(asked, values, train.targets, found=best, **problem)
             if flips != asked:
                 values = values[:, [asked.views.index(view) for view in flips.views]]
-                best = best_fit(values, train.targets, settings=settings, **problem)
+                best = fit_feature_head(values, train.targets, setting=setting, **problem)
     for note in notes:
         display.line(note)
-    clock.to(FITTING)
-    setting = best.setting
+    clock.to(LEARNING_CURVE)
     columns = layout.columns(setting.stages, setting.statistics)
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
     fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
     for fraction in SHARES:
         part = order[: max(2, round(fraction * len(order)))].sort().values
-        fit = fit_feature_head(values[part], train.targets[part], setting=setting, **problem)
+        fit = best
+        if fraction < 1:
+            fit = fit_feature_head(values[part], train.targets[part], setting=setting, **problem)
         with torch.inference_mode():
             logits = fit.head.classify(valid.values[:, 0, columns])
         predictions = table_predictions(

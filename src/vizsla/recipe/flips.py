@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vizsla.recipe.head_fit import candidate_settings, fit_feature_head
+from vizsla.recipe.head_fit import HeadSetting, fit_feature_head
 from vizsla.seeding import generator
 
 if TYPE_CHECKING:
@@ -86,10 +86,9 @@ def without_harmful(
     chosen = order[:number].sort().values
     features, targets = features[chosen], targets[chosen]
     fit = partial(fit_feature_head, targets=targets, **options)
-    linear = [setting for setting in candidate_settings(options["layout"]) if not setting.bandwidth]
-    plain = min(
-        (fit(features[:, :1], setting=setting) for setting in linear), key=lambda each: each.loss
-    )
+    layout = options["layout"]
+    linear = HeadSetting(stages=layout.stages, statistics=layout.statistics)
+    plain = fit(features[:, :1], setting=linear)
     kept, lines = flips, list[str]()
     words = {"category": "Classes", "multi_category": "Labels", "regression": "Numbers"}
     for view, field, ways, images, off in (
@@ -99,7 +98,7 @@ def without_harmful(
         if view not in flips.views:
             continue
         pair = features[:, [0, flips.views.index(view)]]
-        both = fit(pair, setting=plain.setting)
+        both = fit(pair, setting=linear)
         if _is_worse(_mistakes(both, targets), _mistakes(plain, targets)):
             kept = replace(kept, **{field: False})
             lines.append(

@@ -183,7 +183,7 @@ def test_a_head_on_features_is_exported(tmp_path: Path):
     num_features = 3 * sum(backbone.stage_channels[1:3])
     head = FeatureHead(
         stages=[1, 2], statistics=["mean", "std", "max"], num_features=num_features, num_classes=2, num_landmarks=3,
-        bandwidth=0.7,
+        bandwidth=0.7, with_linear=True,
     )  # fmt: skip
     random = torch.Generator().manual_seed(1)
     for tensor in (head.linear.weight, head.landmarks):

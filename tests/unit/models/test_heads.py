@@ -149,7 +149,9 @@ def make_maps(num_images: int = 6) -> tuple[Tensor, ...]:
     )
 
 
-def make_head(*, num_landmarks: int = 0, stages: tuple[int, ...] = (1, 2)) -> FeatureHead:
+def make_head(
+    *, num_landmarks: int = 0, stages: tuple[int, ...] = (1, 2), with_linear: bool = False
+) -> FeatureHead:
     """Return a head full of random numbers, as if fitted."""
     statistics = ("mean", "std")
     head = FeatureHead(
@@ -159,6 +161,7 @@ def make_head(*, num_landmarks: int = 0, stages: tuple[int, ...] = (1, 2)) -> Fe
         num_classes=3,
         num_landmarks=num_landmarks,
         bandwidth=0.5,
+        with_linear=with_linear,
     )
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -213,13 +216,14 @@ def test_kernel_of_a_point_with_itself():
     np.testing.assert_allclose(found.diagonal(), 1, atol=0.02)
 
 
-@pytest.mark.parametrize("num_landmarks", [0, 4])
-def test_feature_head_follows_its_formula_and_is_rebuilt(num_landmarks: int):
-    head, maps = make_head(num_landmarks=num_landmarks), make_maps()
+@pytest.mark.parametrize(("num_landmarks", "with_linear"), [(0, False), (4, False), (4, True)])
+def test_feature_head_follows_its_formula_and_is_rebuilt(num_landmarks: int, with_linear: bool):
+    head, maps = make_head(num_landmarks=num_landmarks, with_linear=with_linear), make_maps()
     features = torch.randn(6, 18, generator=torch.Generator().manual_seed(2))
     rows = (features.numpy() - head.offset.numpy()) * head.scale.numpy()
     if num_landmarks:
-        rows = np.exp(-0.5 / 18 * cdist(rows, head.landmarks, "sqeuclidean"))
+        similarity = np.exp(-0.5 / 18 * cdist(rows, head.landmarks, "sqeuclidean"))
+        rows = np.concatenate([rows, similarity], axis=1) if with_linear else similarity
     weight, bias = (value.detach().numpy() for value in head.linear.parameters())
     config = json.loads(json.dumps(head.config()))
     again = build_head(config, stage_channels=CHANNELS, num_classes=3)

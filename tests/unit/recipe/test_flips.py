@@ -20,9 +20,9 @@ from vizsla.data.table import resolve_data
 from vizsla.recipe import (
     FeatureLayout,
     Flips,
-    best_fit,
-    candidate_settings,
+    HeadSetting,
     end_to_end_trainer,
+    fit_feature_head,
     loaders_for,
     without_harmful,
 )
@@ -40,8 +40,8 @@ BOTH = Flips(sideways=True, upside_down=True)
 
 def decided(asked: Flips, values: Tensor, targets: Tensor, **options: Any) -> tuple[Flips, Any]:
     problem: Any = {"layout": LAYOUT, "num_classes": 2, **options}
-    linear = [setting for setting in candidate_settings(LAYOUT) if not setting.bandwidth]
-    best = best_fit(values, targets, settings=linear, **problem)
+    linear = HeadSetting(stages=LAYOUT.stages, statistics=LAYOUT.statistics)
+    best = fit_feature_head(values, targets, setting=linear, **problem)
     return without_harmful(asked, values, targets, found=best, **problem)
 
 

@@ -23,8 +23,7 @@ from vizsla.recipe import (
     FeatureLayout,
     HeadFit,
     HeadSetting,
-    best_fit,
-    candidate_settings,
+    default_setting,
     fit_feature_head,
     head_fit,
 )
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-JITTER = 1e-6
 SETTING = HeadSetting(stages=(0,), statistics=("mean",))
 KERNEL = replace(SETTING, bandwidth=1.0)
 
@@ -134,9 +132,7 @@ def reference_for(
     rows = standardised(found, features)
     if found.setting.bandwidth:
         distances = cdist(rows, rows, "sqeuclidean")
-        similarity = np.exp(-found.setting.bandwidth / rows.shape[1] * distances)
-        # Landmarks are all rows; their matrix is made positive definite by a hair.
-        kernel = similarity @ np.linalg.solve(similarity + JITTER * np.eye(len(rows)), similarity)
+        kernel = np.exp(-found.setting.bandwidth / rows.shape[1] * distances)
     else:
         kernel = rows @ rows.T
     wanted = (
@@ -180,7 +176,7 @@ def test_head_has_the_lowest_leave_one_out_loss(
             loss = smoothed_loss(scores * factor, targets.numpy(), weights=reference.weights_N)
             results.append((loss, accuracy, share, float(factor)))
     loss, accuracy, share, factor = min(results)
-    assert found.penalty == share
+    assert found.penalties == (share,)
     assert found.accuracy == pytest.approx(accuracy, abs=1e-12)
     assert found.loss == pytest.approx(loss, rel=1e-5)
 
@@ -215,8 +211,8 @@ def test_numbers_have_the_lowest_leave_one_out_error(bandwidth: float):
         for share in PENALTIES
         for scores in [reference.left_out(share * reference.mean_eigenvalue)]
     )
-    assert (found.loss, found.penalty) == (pytest.approx(best[0], rel=1e-5), best[1])
-    scores = reference.left_out(found.penalty * reference.mean_eigenvalue)
+    assert (found.loss, found.penalties) == (pytest.approx(best[0], rel=1e-5), (best[1],))
+    scores = reference.left_out(best[1] * reference.mean_eigenvalue)
     np.testing.assert_allclose(found.left_out, scores, rtol=1e-4, atol=1e-3)
     explained = 1 - ((scores - wanted) ** 2).mean(0) / wanted.var(0)
     assert found.accuracy == pytest.approx(explained.mean(), abs=1e-6)
@@ -246,7 +242,7 @@ def test_several_labels_have_the_lowest_leave_one_out_loss():
         logits = np.stack([line.x[0] * scores[:, n] + line.x[1] for n, line in enumerate(lines)], 1)
         results.append((float(np.mean([line.fun for line in lines])), share, logits))
     loss, share, logits = min(results, key=lambda result: result[0])
-    assert (found.loss, found.penalty) == (pytest.approx(loss, rel=1e-4), share)
+    assert (found.loss, found.penalties) == (pytest.approx(loss, rel=1e-4), (share,))
     np.testing.assert_allclose(found.left_out, logits, atol=0.02)
     assert found.accuracy == pytest.approx(((logits > 0) == (wanted > 0)).mean(), abs=1e-9)
     assert "decisions" in found.result
@@ -313,29 +309,64 @@ def test_head_on_some_stages_uses_only_their_columns():
         assert torch.equal(value, alone.head.state_dict()[name]), name
 
 
-def test_setting_with_the_lowest_loss_is_chosen():
-    features, targets = problem(60, 2, 40, seed=4)
-    bandwidths = (4.0, 0.0, 0.5, 1.0)
-    settings = [replace(SETTING, bandwidth=bandwidth) for bandwidth in bandwidths]
-    losses = [fit(features, targets, bandwidth=bandwidth).loss for bandwidth in bandwidths]
-    choose = partial(best_fit, features, targets, layout=layout_of(40), num_classes=3)
-    assert choose(settings=settings).setting == settings[losses.index(min(losses))]
-    with pytest.raises(TrainingError, match="No setting"):
-        choose(settings=[])
+def test_mean_of_a_linear_and_a_kernel_head():
+    features, targets = problem(40, 2, 12, seed=4)
+    setting = default_setting(layout_of(12), num_rows=80)
+    best = fit(features, targets, setting=setting)
+    alone = [fit(features, targets, bandwidth=bandwidth) for bandwidth in (0.0, 1.0)]
+    assert setting == replace(KERNEL, with_linear=True)
+    assert best.penalties == (*alone[0].penalties, *alone[1].penalties)
+    rows = torch.cat([features[:, 0], torch.randn(9, 12)])
+    # Every head has its own temperature, so that the mean is of scores: least squares, one for each class.
+    scores = [classify(each, rows) / gain(each) for each in alone]
+    torch.testing.assert_close(
+        classify(best, rows).softmax(1),
+        (gain(best) * (scores[0] + scores[1]) / 2).softmax(1), rtol=1e-3, atol=1e-4,
+    )  # fmt: skip
+    assert torch.equal(best.left_out.argmax(1), sum(each.left_out / gain(each) for each in alone).argmax(1))  # fmt: skip
+    name = "mean of a linear head and a kernel head (bandwidth 1) on mean of stage 0"
+    assert str(setting) == name
 
 
-def test_kernel_head_beats_a_linear_one_on_a_ring(monkeypatch: pytest.MonkeyPatch):
+def gain(found: HeadFit) -> Tensor:
+    """Return the factor from scores, which sum to 1 over the classes, to logits."""
+    return found.left_out.sum(1).mean()
+
+
+@pytest.mark.parametrize("num_features", [5, 60])
+@pytest.mark.parametrize("bandwidth", [0.0, 1.0])
+def test_landmarks_enough_to_stand_for_all_rows(num_features: int, bandwidth: float):
+    features, targets = problem(50, 1, num_features)
+    features = torch.cat([features, features + 0.01])  # each twice: half of the rows say it all
+    targets = targets.repeat(2)
+    everything = fit(features, targets, bandwidth=bandwidth)
+    landmarks = fit(features, targets, bandwidth=bandwidth, num_landmarks=99)
+    assert landmarks.loss == pytest.approx(everything.loss, rel=0.02)
+    said = [classify(found, features[:, 0]).softmax(1) for found in (everything, landmarks)]
+    torch.testing.assert_close(*said, rtol=0, atol=0.02)
+
+
+def test_statistics_count_alike_however_many_channels():
+    layout = FeatureLayout(stages=(0, 1), statistics=("mean", "std"), channels=(2, 8))
+    weights = layout.weights((0, 1), ("mean", "std"))
+    assert weights.square().mean() == pytest.approx(1.0)
+    parts = weights.square().split([2, 2, 8, 8])
+    assert [float(part.sum()) for part in parts] == pytest.approx([5.0] * 4)
+    assert torch.equal(layout.weights((1,), ("std",)), torch.ones(8))
+
+
+def test_a_linear_head_that_is_of_no_use_does_no_harm():
     features, targets = ring(160)
-    linear, kernel = fit(features, targets), fit(features, targets, bandwidth=1.0)
+    linear, kernel, both = (
+        fit(features, targets, setting=setting)
+        for setting in (SETTING, KERNEL, default_setting(layout_of(2), num_rows=160))
+    )
     assert linear.accuracy < 0.65
-    assert kernel.accuracy > 0.97
+    assert both.loss < 1.2 * kernel.loss
     new, new_targets = ring(100, seed=1)
-    assert (classify(kernel, new[:, 0]).argmax(1) == new_targets).float().mean() > 0.97
-    choose = partial(best_fit, features, targets, layout=layout_of(2), num_classes=2)
-    assert choose(settings=[SETTING, KERNEL, replace(KERNEL, bandwidth=1e-4)]).setting == KERNEL
-    for most, expected in ((160, KERNEL), (159, SETTING)):  # kernels cost too much on more rows
-        monkeypatch.setattr(head_fit, "MAX_KERNEL_ROWS", most)
-        assert choose(settings=[SETTING, KERNEL]).setting == expected
+    for found in (kernel, both):
+        assert found.accuracy > 0.97
+        assert (classify(found, new[:, 0]).argmax(1) == new_targets).float().mean() > 0.97
 
 
 def test_same_seed_gives_the_same_head_and_changes_nothing_else():
@@ -343,7 +374,7 @@ def test_same_seed_gives_the_same_head_and_changes_nothing_else():
     before, state = (features.clone(), targets.clone()), torch.get_rng_state()
     for bandwidth in (0.0, 0.5):
         first, second = (fit(features, targets, bandwidth=bandwidth, seed=7) for _ in range(2))
-        for name in ("loss", "accuracy", "penalty"):
+        for name in ("loss", "accuracy", "penalties"):
             assert getattr(first, name) == getattr(second, name)
         for name, value in first.head.state_dict().items():
             assert torch.equal(value, second.head.state_dict()[name]), name
@@ -452,17 +483,12 @@ def test_of_too_many_rows_a_sample_of_images_is_used(monkeypatch: pytest.MonkeyP
     assert torch.equal(sample.head.linear.weight, again.head.linear.weight)
 
 
-def test_candidates_differ_and_fit_the_layout():
-    for layout in (
-        FeatureLayout(stages=(2, 3, 4, 5), statistics=("mean", "std"), channels=(1, 2, 3, 4, 5, 6)),
-        FeatureLayout(stages=(0,), statistics=("mean",), channels=(4,)),
-        FeatureLayout(stages=(0, 1), statistics=("max",), channels=(4, 4)),
-    ):
-        settings = candidate_settings(layout)
-        assert len(set(settings)) == len(settings)
-        assert {bool(setting.bandwidth) for setting in settings} == {True, False}
-        for setting in settings:
-            assert len(layout.columns(setting.stages, setting.statistics)) > 0
+def test_default_sees_every_feature_and_kernels_cost_too_much_on_many_rows():
+    layout = FeatureLayout(stages=(2, 3), statistics=("mean", "std"), channels=(1, 2, 3, 4))
+    for num_rows, bandwidths in ((20_000, (0.0, 1.0)), (20_001, (0.0,))):
+        setting = default_setting(layout, num_rows=num_rows)
+        assert setting.bandwidths == bandwidths
+        assert (setting.stages, setting.statistics) == (layout.stages, layout.statistics)
     assert str(SETTING) == "linear head on mean of stage 0"
     setting = HeadSetting(stages=(2, 3), statistics=("mean", "std"), bandwidth=0.5)
     assert str(setting) == "kernel head (bandwidth 0.5) on mean and std of stages 2, 3"

@@ -120,7 +120,7 @@ def test_features_stage_has_every_phase(image_folder: Path):
     assert (stage.stage, stage.unit, stage.number) == ("features first", "images", 24)
     seconds = stage.phases
     assert list(seconds) == list(FEATURE_PHASES)
-    for phase in ("loading the network", "waiting for data", FORWARD, "choosing a head"):
+    for phase in ("loading the network", "waiting for data", FORWARD, "fitting the head"):
         assert seconds[phase] > 0
     assert stage.seconds == pytest.approx(sum(seconds.values()))
 
