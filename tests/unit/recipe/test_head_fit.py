@@ -323,7 +323,8 @@ def test_mean_of_a_linear_and_a_kernel_head():
         classify(best, rows).softmax(1),
         (gain(best) * (scores[0] + scores[1]) / 2).softmax(1), rtol=1e-3, atol=1e-4,
     )  # fmt: skip
-    assert torch.equal(best.left_out.argmax(1), sum(each.left_out / gain(each) for each in alone).argmax(1))  # fmt: skip
+    left_out = torch.stack([each.left_out / gain(each) for each in alone]).sum(0)
+    assert torch.equal(best.left_out.argmax(1), left_out.argmax(1))
     name = "mean of a linear head and a kernel head (bandwidth 1) on mean of stage 0"
     assert str(setting) == name
 
