@@ -374,7 +374,7 @@ def _create_timm_network(
     except (RuntimeError, KeyError) as error:
         raise WeightsError(
             f"The weights from {published.origin} do not fit timm's {name}: {error}. "
-            "Update timm, or give weights of this architecture with weights_file."
+            "Update timm, or give a file of weights of this architecture: --weights FILE, in Python vision_learner(..., weights=FILE)."
         ) from error
     untyped = cast("Any", network)
     untyped.pretrained_cfg.pop("state_dict", None)  # Else the network keeps a second copy of them.
@@ -404,7 +404,7 @@ def _published_weights(published: PublishedFile, *, what: str, licence: str) -> 
         path = find_weights_file(published, hub=hub_from_environment())
     except WeightsError as error:
         raise WeightsError(
-            f"There are no pretrained weights for {what}: {error}. Give a file of weights (weights_file), use the "
+            f"There are no pretrained weights for {what}: {error}. Give a file of weights (--weights FILE, in Python weights=FILE), use the "
             f"architecture {PACKAGED_NAME!r}, whose weights come with an installed package, or start from random weights "
             "(pretrained=False), which need far more images and epochs."
         ) from error

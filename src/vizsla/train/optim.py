@@ -357,7 +357,7 @@ def build_optimiser(
     optimiser = _make(opt_func, settings)
     if weight_decay is not None and "weight_decay" not in optimiser.defaults:
         raise ConfigError(
-            f"The optimiser {type(optimiser).__name__} has no weight decay. Received: weight_decay={weight_decay!r}. "
+            f"The optimiser {type(optimiser).__name__} has no weight decay. Received: wd={weight_decay!r}. "
             "Leave it out, or choose another optimiser."
         )
     found: Any = optimiser

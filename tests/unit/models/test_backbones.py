@@ -143,7 +143,7 @@ def test_error_without_weights_names_the_alternatives_at_once(empty_caches, monk
         with pytest.raises(WeightsError) as caught:
             build_backbone(arch)
         assert time.monotonic() - start < 5
-        for words in (reason, "weights_file", "'efficientnet_lite0'", "pretrained=False"):
+        for words in (reason, "weights=FILE", "'efficientnet_lite0'", "pretrained=False"):
             assert words in str(caught.value)
 
 

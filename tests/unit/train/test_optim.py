@@ -248,7 +248,7 @@ def test_impossible_weight_decays_are_refused():
     for weight_decay, facts in decays:
         with pytest.raises(ConfigError, match=facts):
             optimiser_of(toy(), weight_decay=weight_decay)
-    with pytest.raises(ConfigError, match=r"Rprop.*weight_decay=0\.1"):
+    with pytest.raises(ConfigError, match=r"Rprop.*wd=0\.1"):
         optimiser_of(toy(), opt_func="rprop", weight_decay=0.1)
 
 

@@ -42,7 +42,8 @@ UNKNOWN_CLASS = "#na#"
 
 FOLDER_ADVICE = (
     "Labels are the names of the folders that images lie in. Put each class into a folder of its own, or take labels "
-    "from file names (labels regex:PATTERN) or from a table (labels csv:FILE)."
+    "from file names (--labels regex:PATTERN, in Python ImageDataLoaders.from_name_re) or from a table (--labels csv:FILE, in "
+    "Python ImageDataLoaders.from_csv)."
 )
 
 
