@@ -15,8 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCE = REPOSITORY / "src" / "vizsla"
 SIGNATURES = json.loads((REPOSITORY / "tests" / "golden" / "signatures.json").read_text("utf-8"))
 # Of other libraries, and of functions that only programs and vizsla itself call.
-FOREIGN = {"max_results", "weights_only", "persistent", "project"}
-FOREIGN |= {"buffered_bytes", "body_bytes", "fits", "level", "momenta", "on_bad", "stages", "statistics", "successes", "trials"}  # fmt: skip
+FOREIGN = {"max_results", "weights_only", "persistent", "project", "buffered_bytes", "body_bytes", "fits", "level", "momenta", "on_bad", "stages", "statistics", "successes", "trials"}  # fmt: skip
 # Of pip and torchrun.
 FOREIGN_OPTIONS = {"force-reinstall", "nproc-per-node", "upgrade"}
 ARGUMENT = re.compile(r"(?<![\w.\-/&?])([a-z_]\w*)=(?!=)")
