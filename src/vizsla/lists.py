@@ -307,7 +307,8 @@ def is_one_place(place: Any) -> bool:
 
 def _places(places: Any, *, length: int) -> list[int]:
     """Return integers for a list of places, or for a mask."""
-    listed: list[Any] = list(places.tolist() if hasattr(places, "tolist") else places)
+    given = places.tolist() if hasattr(places, "tolist") else places
+    listed: list[Any] = list(given) if isinstance(given, Iterable) else [given]
     if listed and all(isinstance(place, bool | np.bool_) for place in listed):
         if len(listed) == length:
             return [place for place, wanted in enumerate(listed) if wanted]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import json
 import numbers
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
@@ -81,9 +80,11 @@ if __name__ == "__main__":
 
     warnings.simplefilter("ignore")
     whole = json.loads(RECORD.read_text("utf-8"))
-    for cells in whole["parts"].values():
+    parts: list[str] = []
+    for part, cells in whole["parts"].items():
         with tempfile.TemporaryDirectory() as folder:
-            cells.update(run_cells(cells, {**vars(star_of_fastai), "path": Path(folder)}))
-        for cell, result in cells.items():
-            sys.stdout.write(f"{cell}\n    {result}\n")
-    RECORD.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            found = run_cells(cells, {**vars(star_of_fastai), "path": Path(folder)})
+        lines = [f"{json.dumps(cell)}: {json.dumps(result)}" for cell, result in found.items()]
+        parts.append(f"{json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n}")
+    origin = f'"_meta": {json.dumps(whole["_meta"])}'
+    RECORD.write_text(f'{{{origin}, "parts": {{\n' + ",\n".join(parts) + "\n}}\n", encoding="utf-8")

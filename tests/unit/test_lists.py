@@ -88,7 +88,7 @@ def test_wrong_places_are_errors():
         ITEMS[[True, False]]
     with pytest.raises(IndexError):
         ITEMS[4]
-    for wrong in (["a"], [0.5], torch.ones(2, 2)):
+    for wrong in (["a"], [0.5], 0.5, torch.ones(2, 2)):
         with pytest.raises(ConfigError, match="a whole number, a list of them"):
             ITEMS[wrong]  # pyright: ignore[reportArgumentType, reportCallIssue]
 

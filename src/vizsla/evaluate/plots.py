@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError
 from vizsla.evaluate.interpret import confusion_matrix
+from vizsla.types import LONGEST_CLASS_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ _CHARACTER_WIDTH = (
 )
 _LINE_HEIGHT = 1.25
 _SMALLEST = 8.0  # Points: smaller letters cannot be read at the usual 100 dots per inch.
+_MOST_FOR_NAMES = 6.0  # Inches that the names of classes add to a figure.
 _NAMES_SHARE = 0.4  # Of the side of a figure, at most for the names of classes.
 
 
@@ -82,8 +84,9 @@ def set_fitting_titles(
     size = FontProperties(size=plt.rcParams["axes.titlesize"]).get_size_in_points()
     points = min((_points_of_column(axes) for axes in places), default=math.inf)
     size = max(_fitting_size(size, titles, points=points), min(size, _SMALLEST))
+    most = max(1, int(min(points / size / _CHARACTER_WIDTH, LONGEST_CLASS_NAME)))
     for number, (axes, title) in enumerate(zip(places, titles, strict=False)):
-        text = axes.set_title(_broken(title, most=int(points / size / _CHARACTER_WIDTH)), size=size)
+        text = axes.set_title(_broken(title, most=most), size=size)
         if colours is not None:
             text.set_color(colours[number])
 
@@ -94,7 +97,7 @@ def confusion_size(vocab: Sequence[str]) -> float:
 
     longest = max(map(len, vocab), default=0)
     names = longest * _CHARACTER_WIDTH * plt.rcParams["font.size"] / _POINTS_PER_INCH
-    return 3.0 + 0.35 * len(vocab) + max(0.5, names)
+    return 3.0 + 0.35 * len(vocab) + min(max(0.5, names), _MOST_FOR_NAMES)
 
 
 def draw_confusion(

@@ -382,6 +382,11 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
     """Return plain images and targets of a batch of any form."""
     if isinstance(batch, Batch):
         return batch.images, batch.targets
+    if not isinstance(batch, tuple | list) or not batch or not isinstance(batch[0], Tensor):
+        raise ConfigError(
+            "dl is a loader, such as dls.test_dl(files) makes it, or a list of batches (images, targets). "
+            f"Received a batch of {type(batch).__name__}: {batch!r:.80}"
+        )
     images, *rest = batch
     known = rest[0].as_subclass(Tensor) if rest else None
     return images.as_subclass(Tensor), known

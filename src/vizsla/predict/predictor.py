@@ -139,7 +139,7 @@ class Predictor:
     Args:
         classifier: Used in evaluation mode; each part of it keeps the mode that it was in.
         resize: How a decoded image becomes one of fixed size; None if images keep their own size. Or all that is done
-            to each image, such as ``DataLoaders.items``.
+            to each image, such as ``DataLoaders.reader.items``.
         augmentation: What batches go through after that, as in validation; None for nothing.
         calibration: Adjusts the probabilities; None leaves them as the network gives them.
         bit_depth: How many bits the values of 16-bit images use, 8 to 16; None scales them by 65,535.
@@ -325,13 +325,19 @@ class Predictor:
         return loaders
 
     def get_preds(
-        self, dl: DataLoader | None = None, with_decoded: bool = False
+        self,
+        dl: DataLoader | None = None,
+        with_decoded: bool = False,
+        with_input: bool = False,
+        reorder: bool = True,  # noqa: ARG002
     ) -> tuple[Tensor | None, ...]:
         """Return what the model says about the images of a loader, in its order.
 
         Args:
             dl: As ``dls.test_dl(files)`` gives it.
             with_decoded: Add the predicted classes (or labels, or numbers).
+            with_input: Put the images first, as the network sees them.
+            reorder: Without effect: images are never read out of order.
 
         Returns:
             Probabilities as from ``predict``, float32 ``(N, C)`` on the CPU; the targets, None where no label is known; then
@@ -345,18 +351,20 @@ class Predictor:
                 "A model file holds no images, so get_preds() has nothing to predict. "
                 "Give it some: get_preds(dl=learn.dls.test_dl(files))."
             )
-        outputs = compute_outputs(self.classifier, dl)
+        outputs = compute_outputs(self.classifier, dl, keep_images=with_input)
         temperature = 1.0 if self.calibration is None else self.calibration.temperature
         # A calibration of numbers has the temperature 1.
         probabilities = probabilities_of(outputs.logits / temperature, task=self.task)
+        found = (outputs.images,) if with_input else ()
+        found += (probabilities, outputs.targets)
         if not with_decoded:
-            return probabilities, outputs.targets
+            return found
         decoded = probabilities
         if self.task == "category":
             decoded = outputs.logits.argmax(1)
         elif self.task == "multi_category":
             decoded = has_class(probabilities, self.thresholds)
-        return probabilities, outputs.targets, decoded
+        return *found, decoded
 
     def set_thresholds(self, thresholds: float | Sequence[float] | Mapping[str, float]) -> None:
         """Decide about several labels by other thresholds than those of the model file.

@@ -213,9 +213,15 @@ def test_the_confusion_plot_has_counts_names_and_readable_colours(from_confusion
 
 
 def test_long_names_of_classes_fit_beside_a_confusion_matrix(from_confusion: Maker):
-    vocab = ("cat", "american_staffordshire_bull_terrier_of_the_northern_valleys")
-    predictions = from_confusion([[9, 1], [0, 6]], vocab=vocab)
-    for side in (4.0, confusion_size(vocab)):
+    cases = [
+        (name, side)
+        for name in ("american_staffordshire_bull_terrier", "x" * 200)
+        for side in (4.0, None)
+    ]
+    for name, given in cases:
+        predictions = from_confusion([[9, 1], [0, 6]], vocab=("cat", name))
+        side = confusion_size(predictions.vocab) if given is None else given
+        assert side < 12
         figure = plt.figure(figsize=(side, side), layout="constrained")
         axes = figure.add_subplot()
         draw_confusion(axes, predictions)

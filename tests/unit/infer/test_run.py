@@ -243,6 +243,9 @@ def test_batches_of_any_form(classifier: Classifier, table: ImageTable, images: 
         found = compute_outputs(classifier, batches)
         torch.testing.assert_close(found.logits, expected)
         assert found.targets is found.images is None
+    for files in ([Path("a.jpg")], ["a.jpg"], [["a.jpg"]], [None]):
+        with pytest.raises(ConfigError, match="test_dl"):
+            compute_outputs(classifier, files)
     with pytest.raises(ConfigError, match="generator"):
         compute_outputs(classifier, (pair for pair in [(x, y)]))
     with pytest.raises(ConfigError, match="no batches"):

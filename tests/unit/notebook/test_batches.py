@@ -246,14 +246,14 @@ def test_paths_are_items_whatever_get_x_is_and_rows_whatever_made_the_loaders(
         for items in (files[:2], [str(files[0]), files[1].name], frame[:2]):
             assert loaders.test_dl(items).items == files[:2]
     assert dls.test_dl(frame[:2]).items == files[:2]
-    for given, items in (
+    wrong: tuple[tuple[DataLoaders, Any], ...] = (
         (dls, frame[["breed"]]),
         (loaders, frame[["breed"]]),
-        (dls, [3]),
-        (dls, [None]),
-    ):
+        *((dls, nothing) for nothing in ([3], [None], None, 5)),
+    )
+    for given, items in wrong:
         with pytest.raises((ConfigError, TableError)):
-            given.test_dl(items)
+            given.test_dl(items)  # pyright: ignore[reportArgumentType]
 
 
 def test_images_in_memory_are_files_as_long_as_the_loader(dls: DataLoaders, breeds: Path):
@@ -285,7 +285,7 @@ def test_options_of_a_loader_of_other_images(dls: DataLoaders, breeds: Path):
         files, bs=2, num_workers=0, drop_last=True, shuffle=False, device="cpu", rm_type_tfms=1
     )
     assert (len(loader), loader.bs, loader.n) == (2, 2, 5)
-    wrongs: tuple[dict[str, Any], ...] = ({"shuffle": True}, {"bs": 0})
+    wrongs: tuple[dict[str, Any], ...] = ({"shuffle": True}, {"bs": 0}, {"bs": "x"})
     for wrong in wrongs:
         with pytest.raises(ConfigError):
             dls.test_dl(files, **wrong)

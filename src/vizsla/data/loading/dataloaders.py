@@ -6,7 +6,7 @@ import copy
 import shutil
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -44,7 +44,7 @@ from vizsla.machine import Blocks, worker_count
 from vizsla.types import Batch, ImageTable, Size, unknown_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterator
     from contextlib import AbstractContextManager
     from typing import Unpack
 
@@ -631,7 +631,13 @@ class DataLoaders:
             raise ConfigError(
                 f"test_dl keeps the order of its items, so that predictions fit them. Received: shuffle={shuffle!r}. Leave it out."
             )
+        if bs is not None and (not isinstance(bs, int) or bs < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"bs, the images in a batch, is at least 1. Received: bs={bs!r}")
         frame: Any = [items] if isinstance(items, str | Path) else items
+        if not isinstance(frame, Iterable):
+            raise ConfigError(
+                f"test_dl takes a list of image files, or a DataFrame. Received: {type(frame).__name__} {frame!r:.80}"
+            )
         rows = list(each_item(frame))
         get_x, get_y = self.getters
         root = self.table.root

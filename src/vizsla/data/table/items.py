@@ -79,8 +79,9 @@ def as_files(images: Sequence[Path | AnyImage]) -> tuple[list[Path], Path | None
     Raises:
         PictureError: One of them is no image.
     """
-    if all(isinstance(image, Path) for image in images):
-        return list(images), None  # pyright: ignore[reportReturnType]
+    named = [image for image in images if isinstance(image, Path)]
+    if len(named) == len(images):
+        return named, None
     sources = list(map(as_source, images))
     folder = Path(tempfile.mkdtemp(prefix="vizsla-images-"))
     files: list[Path] = []

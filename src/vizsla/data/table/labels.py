@@ -330,6 +330,10 @@ class CategoryMap(tuple[Any, ...]):
             raise ConfigError(
                 f"Classes are looked up by their numbers; vocab.o2i[{number!r}] gives the number of a class. Received: {number!r}"
             )
+        if getattr(number, "ndim", 1) > 1:
+            raise ConfigError(
+                f"Classes are looked up by their numbers, such as predictions.argmax(1). Received: shape {tuple(number.shape)}"
+            )
         return super().__getitem__(number) if is_one_place(number) else chosen(self, number)
 
     @property
