@@ -47,7 +47,7 @@ def labelling(folder: Path, *words: str) -> Generator[tuple[str, subprocess.Pope
 
 
 def press(browser: Browser, key: str) -> None:
-    browser.press(key, KEYS.get(key, ord(key.upper())))
+    browser.press(key, KEYS.get(key) or ord(key.upper()))
 
 
 def settle(browser: Browser) -> None:
@@ -172,8 +172,8 @@ def test_two_tabs_see_one_another_and_the_page_fits_everywhere(
         press(browser, "Enter")
         settle(browser)
         assert read_fixes(tmp_path / "photos-fixes.csv")[-1].label == "j"
-        images = browser.evaluate("[page.at, (press => page.at)()]")
+        at = browser.evaluate("page.at")
         press(browser, "ArrowRight")
-        assert browser.evaluate("page.at") == images[0] + 1
+        assert browser.evaluate("page.at") == at + 1
         press(browser, "k")  # it has no label that could be right
         assert len(read_fixes(tmp_path / "photos-fixes.csv")) == 3
