@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -296,6 +297,51 @@ def decode(options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
 
 
+GAPS = (1.0, 1.5, 2.0, 3.0)
+
+
+def gap(options: argparse.Namespace) -> None:
+    """Compare the probabilities for JPEG files decoded at a scale with those for all of their pixels, for each reducing_gap."""
+    import numpy as np
+    import torch
+
+    from vizsla import get_image_files
+    from vizsla.model_file import load_bundle
+    from vizsla.predict import Predictor
+
+    torch.set_num_threads(1)
+    files = list(get_image_files(options.data))[: options.images]
+    bundle = load_bundle(options.model)
+    resize = bundle.manifest.resize
+    if resize is None:
+        raise SystemExit(f"{options.model} has no resize: its images keep their own sizes")
+    found: dict[float, tuple[Any, float]] = {}
+    for each in (1e6, *GAPS):  # the first decodes all pixels
+        manifest = replace(bundle.manifest, resize=replace(resize, reducing_gap=each))
+        predictor = Predictor.of_bundle(replace(bundle, manifest=manifest))
+        started = time.process_time()
+        answers = [one.probabilities for _, one in predictor.predict_many(files)]
+        found[each] = torch.stack(answers).numpy(), time.process_time() - started
+    in_full, seconds = found.pop(1e6)
+    print(
+        f"{len(files)} images at {resize.size[0]} pixels; decoded in full {seconds:.1f} s of processor time\n"
+    )
+    print(head("reducing_gap", "within 0.01", "99th percentile", "largest", "other class", "s"))
+    for each, (answers, seconds) in found.items():
+        apart = np.abs(answers - in_full).max(1)
+        other = (answers.argmax(1) != in_full.argmax(1)).mean()
+        print(
+            row(
+                f"{each:g}",
+                f"{(apart < 0.01).mean():.1%}",
+                f"{np.quantile(apart, 0.99):.4f}",
+                f"{apart.max():.4f}",
+                f"{other:.1%}",
+                f"{seconds:.1f}",
+            )
+        )
+
+
 def _seconds_each(
     work: Callable[[bytes], object], files: list[bytes], threads: int, clock: str
 ) -> float:
@@ -533,6 +579,16 @@ COMMANDS = {
         },
         short="--rounds 2 --images 4",
         data="--data {folder}",
+    ),
+    "gap": Command(
+        asks="How much do probabilities depend on the scale at which JPEGs are decoded?",
+        run=gap,
+        packages=("vizsla", "pillow", "torch"),
+        options={
+            "model": {"type": Path, "required": True, "help": "a model.safetensors"},
+            "data": {"type": Path, "required": True, "help": "folder of images"},
+            "images": 400,
+        },
     ),
     "listing": Command(
         asks="How long does a folder of 50,000 files take to list?",

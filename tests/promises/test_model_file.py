@@ -162,7 +162,7 @@ def test_a_model_file_of_version_0_1_0_still_opens(tmp_path: Path):
     metric = Metric(name="accuracy", value=0.75, low=0.5, high=0.875, num_pictures=8)
     assert manifest.vocab == ("cross", "disc")
     assert (manifest.backbone.name, manifest.backbone.weights) == ("test_resnet", "random")
-    assert (manifest.resize, manifest.size) == (Resize(48), (32, 32))
+    assert (manifest.resize, manifest.size) == (Resize(48, reducing_gap=1), (32, 32))
     assert manifest.metrics == (metric,)
     assert (manifest.data_fingerprint, manifest.notes) == ("0123abcd", "golden")
     assert (manifest.task, manifest.calibration) == ("category", None)
@@ -176,7 +176,10 @@ def test_a_model_file_of_format_2_still_opens(tmp_path: Path):
     manifest = bundle.manifest
     assert (manifest.task, manifest.vocab) == ("multi_category", ("large", "odd", "Füchse"))
     assert manifest.head["kind"] == "features"
-    assert (manifest.resize, manifest.size) == (Resize((48, 40), "pad", "zeros"), (32, 36))
+    assert (manifest.resize, manifest.size) == (
+        Resize((48, 40), "pad", "zeros", reducing_gap=1),
+        (32, 36),
+    )
     assert (manifest.final_resize.crop_ratio, manifest.final_resize.mode) == (
         (0.75, 1.25),
         "bicubic",

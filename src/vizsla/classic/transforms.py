@@ -26,10 +26,12 @@ from vizsla.classic.models import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, 
 from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import (
+    REDUCING_GAP,
     RandomResizedCrop,
     Resize,
     Sizing,
     cut_or_padded,
+    enlarged,
     window_box,
 )
 from vizsla.errors import ConfigError
@@ -204,8 +206,8 @@ class ScaledCrop(Sizing):
     num_draws: ClassVar[int] = 2  # x and y.
 
     def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002 (others differ in training)
-        """Return the square of the smaller side."""
-        return self.short_side, self.short_side
+        """Return the square of the smaller side, ``REDUCING_GAP`` times."""
+        return enlarged((self.short_side, self.short_side), REDUCING_GAP)
 
     def presize(self, image: Image.Image, *, training: bool) -> Pixels:
         """Return the middle of the scaled image; for a random crop in training, all of it with its border."""

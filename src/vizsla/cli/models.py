@@ -684,6 +684,11 @@ def export(
         )
         if one.golden is not None:
             say(f"{one.golden}: images and answers for `vizsla verify {one.path}`")
+    if decoding := written[0].decoding:
+        say(
+            f"Programs that decode JPEG files in full, where vizsla decodes a part of a large one: max difference "
+            f"{decoding.max_difference:.1e}, {decoding.mean_difference:.1e} on average, on {decoding.num_images:,} files"
+        )
     if written[0].measured:
         say()
         for line in measured_lines([written[0].measured[0], *(one.measured[1] for one in written)]):

@@ -178,12 +178,18 @@ def prepared(
                 size = f"{opened.width} x {opened.height}"
                 raise ValueError(f"it has {size} pixels, more than {max_pixels:,}")
             if opened.format in ("JPEG", "MPO") and resize is not None:
-                height, width = resize["size"]
+                height, width = (
+                    math.ceil(side * resize.get("reducing_gap", 1.0)) for side in resize["size"]
+                )
                 cover = (width, height) if _orientation(opened) < 5 else (height, width)
                 opened.draft(opened.mode, cover)
             image = opened
         upright = _upright(image, bit_depth=manifest.get("bit_depth"))
-        return np.asarray(upright if resize is None else _resized(upright, **resize))
+        return np.asarray(
+            upright
+            if resize is None
+            else _resized(upright, resize["size"], resize["method"], resize["pad_mode"])
+        )
     except Exception as error:
         name = f"of {len(image)} bytes" if isinstance(image, bytes) else str(image)
         raise PictureError(f"Cannot read the image {name}: {error}") from error
@@ -299,7 +305,7 @@ def _conversion(profile: bytes, mode: str) -> Any:
     return conversion if np.abs(moved).max() > 2 else None
 
 
-def _resized(image: Image.Image, *, size: Sequence[int], method: str, pad_mode: str) -> Image.Image:
+def _resized(image: Image.Image, size: Sequence[int], method: str, pad_mode: str) -> Image.Image:
     """Return an RGB image at ``size``: its middle, or all of it padded or squashed."""
     left, top, right, bottom = _box(image, size=size, method=method)
     factor = math.ceil(math.sqrt((right - left) * (bottom - top) / _LARGEST_BOX))

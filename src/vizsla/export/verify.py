@@ -363,6 +363,24 @@ class Reference:
             )
 
 
+def decoding_parity(predictor: Predictor, files: Iterable[Path]) -> Parity | None:
+    """Return how far answers for JPEG files are from those for all of their pixels, as other programs decode them.
+
+    None if there is no JPEG file among them.
+    """
+    parity = Parity(task=predictor.task)
+    for file in files:
+        if not file.suffix.lower().startswith((".jpg", ".jpeg")):
+            continue
+        decoded = np.array(decode_image(file, bit_depth=predictor.bit_depth))
+        in_full, found = (
+            predictor.predict(image).probabilities[None].float().numpy()
+            for image in (decoded, file)
+        )
+        parity = parity.with_batch(Golden(name=source_name(file), answers=in_full), found=found)
+    return parity if parity.num_images else None
+
+
 def compare(
     batches: Iterator[Golden], *, answers: Sequence[Answers], task: Task = "category"
 ) -> tuple[list[Parity], list[Golden]]:

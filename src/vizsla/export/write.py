@@ -34,6 +34,7 @@ from vizsla.export.verify import (
     Reference,
     check_close,
     compare,
+    decoding_parity,
     first_batches,
     golden_path,
     write_golden,
@@ -65,12 +66,14 @@ class ExportedModel:
             other precisions on image files.
         golden: The images and answers beside an ONNX file; None for others.
         measured: The model file and this one on image files; empty where there were none.
+        decoding: How far answers for JPEG files are from those of programs that decode all of their pixels; None without files.
     """
 
     path: Path
     parity: Parity
     golden: Path | None
     measured: tuple[Measured, ...] = ()
+    decoding: Parity | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +206,7 @@ def export_model(
             cure = "Give other images with --calibrate DATA, or take --fp16, or neither."
         for parity, each in zip(parities, written, strict=True):
             check_close(parity, tolerance=TOLERANCES[precision], path=each.path, cure=cure)
+        decoding = decoding_parity(predictor, check.files)
         golden = None if onnx is None else golden_path(onnx)
         if golden is not None:
             write_golden(golden, kept)
@@ -212,6 +216,7 @@ def export_model(
             parity=parity,
             golden=golden if each is written[0] else None,
             measured=(measured[0], measured[number]) if measured else (),
+            decoding=decoding,
         )
         for number, (each, parity) in enumerate(zip(written, parities, strict=True), start=1)
     )

@@ -161,6 +161,8 @@ def manifest_from_json(text: str, *, path: Path) -> Manifest:
     _check_format(content, path=path)
     for metric in _list_of_objects(content.get("metrics")):
         metric |= {end: math.nan for end in _ENDS if metric.get(end, 0) is None}
+    if isinstance(resize := content.get("resize"), dict):  # not stated by earlier versions
+        resize.setdefault("reducing_gap", 1.0)
     try:
         manifest = msgspec.convert(content, Manifest)
     except msgspec.ValidationError as error:

@@ -111,8 +111,8 @@ def test_impossible_lists_are_refused():
 
 def test_a_function_before_the_resize_sees_the_full_scale():
     for transforms, expected in [
-        (Resize(24), (24, 24)),
-        ([Resize(24), inverted], (24, 24)),
+        (Resize(24), (72, 72)),
+        ([Resize(24, reducing_gap=1), inverted], (24, 24)),
         ([inverted, Resize(24)], None),
         (RandomResizedCrop(24, min_scale=0.25), (48, 48)),
         (None, None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +22,7 @@ from vizsla.data.images import (
     PadMode,
     ResizeMethod,
     Sizing,
+    decode_image,
     resize,
     window_box,
 )
@@ -257,7 +259,22 @@ def test_training_keeps_enough_pixels_for_the_smallest_part():
     assert crop.cover(training=True) == (64, 64)
     assert strip(crop, noise(300, 400)).size == (100, 75)
     assert strip(crop, noise(100, 120)).size == (120, 100)
-    assert crop.cover(training=False) == (40, 40)
+    assert crop.cover(training=False) == (120, 120)
+
+
+def test_a_jpeg_decoded_at_a_scale_is_as_sharp_as_in_full():
+    stream = BytesIO()
+    noise(60, 75).resize((1000, 800)).save(stream, "JPEG", quality=95)
+    in_full = Resize(48).presize(decode_image(stream.getvalue()), training=False).astype(int)
+
+    def apart(sizing: Resize) -> float:
+        decoded = decode_image(stream.getvalue(), cover=sizing.cover(training=False))
+        assert decoded.width < 1000
+        return float(np.abs(sizing.presize(decoded, training=False) - in_full).mean())
+
+    assert apart(Resize(48)) < 1 < apart(Resize(48, reducing_gap=1))
+    with pytest.raises(ConfigError, match="reducing_gap"):
+        Resize(48, reducing_gap=0.5)
 
 
 # ── the others ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -348,7 +365,10 @@ def test_sizings_are_values_whose_repr_stays():
     assert Resize(24) == Resize((24, 24))
     assert hash(Resize(24)) == hash(Resize((24, 24)))
     assert RandomCrop(24) == RandomCrop((24, 24))
-    assert repr(Resize(24)) == "Resize(size=(24, 24), method='crop', pad_mode='reflection')"
+    assert (
+        repr(Resize(24))
+        == "Resize(size=(24, 24), method='crop', pad_mode='reflection', reducing_gap=3.0)"
+    )
     assert repr(CropPad(24)) == "CropPad(size=(24, 24), pad_mode='zeros')"
     assert repr(RatioResize(24)) == "RatioResize(max_sz=24)"
     assert repr(RandomResizedCrop(24, ratio=(1, 1))) == (

@@ -288,6 +288,16 @@ def test_given_images_are_compared_in_batches(exported: Path, model: Path, tmp_p
     assert names == ["0.png", "0.png (2 times)"]
 
 
+def test_what_decoding_in_full_changes_is_told(model: Path, tmp_path: Path):
+    Image.fromarray(noise(60, 80)).resize((900, 700)).save(tmp_path / "large.jpg")
+    Image.fromarray(noise(50, 70)).save(tmp_path / "one.png")
+    (written,) = export_model(model, onnx=tmp_path / "m.onnx", images=[tmp_path])
+    assert written.decoding is not None
+    assert written.decoding.num_images == 1
+    assert 0 < written.decoding.max_difference < 0.1
+    assert written.parity.max_difference < 1e-3  # both programs get the same pixels
+
+
 def test_what_cannot_be_checked_is_not_written(model: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty"):

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from vizsla.types import Size
 
-DECODER_VERSION = f"4, Pillow {PIL.__version__}"
+DECODER_VERSION = f"5, Pillow {PIL.__version__}"
 """Changes when the same file may give other pixels; part of the key of every cached image."""
 
 MAX_PIXELS = 200_000_000

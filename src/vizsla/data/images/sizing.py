@@ -54,6 +54,13 @@ MAX_STRIP_WINDOWS = 8
 TYPICAL_STRIP_WINDOWS = 1.5
 """Length of a typical strip in windows: most photos are 4:3 or 3:2."""
 
+REDUCING_GAP = 3.0
+"""How many times the size that is wanted a decoder keeps of a JPEG at least, as Pillow's argument of that name says it.
+
+libjpeg can decode 1/2, 1/4 or 1/8 of the pixels, but not as sharp as resampling does. Against files decoded in full, the
+probabilities of 400 images at 96 pixels are within 0.01 for 58 % of them with a gap of 1, 83 % with 1.5, 97.5 % with 2 and
+99.5 % with 3, which takes 2.0 instead of 1.8 ms for a photograph (1.2 to 4.2 ms of 18 for one of 12 million pixels)."""
+
 NUM_TRIES = 10
 """How often a random part is drawn that does not fit into the image, before the middle is taken."""
 
@@ -133,9 +140,11 @@ class Resize(Sizing):
         method: ``"crop"`` takes the largest part of the right shape, ``"pad"`` adds to the short side, ``"squish"``
             changes the shape.
         pad_mode: What ``"pad"`` adds: the image mirrored, its ``"border"`` pixels repeated, or ``"zeros"`` (black).
+        reducing_gap: How many times ``size`` a JPEG is decoded at least, where it has more pixels, from 1 on; see
+            ``REDUCING_GAP``. Model files that do not state it were trained with 1.
 
     Raises:
-        ConfigError: The size is not positive, or ``method`` or ``pad_mode`` is unknown.
+        ConfigError: The size is not positive, ``method`` or ``pad_mode`` is unknown, or the gap is below 1.
 
     Examples:
         >>> Resize(224)(Image.new("RGB", (500, 375))).size
@@ -145,6 +154,7 @@ class Resize(Sizing):
     size: Size
     method: ResizeMethod
     pad_mode: PadMode
+    reducing_gap: float
     num_draws: ClassVar[int] = 1  # Where the window lies.
 
     def __init__(
@@ -152,20 +162,25 @@ class Resize(Sizing):
         size: int | Size,
         method: ResizeMethod = "crop",
         pad_mode: PadMode = "reflection",
+        *,
+        reducing_gap: float = REDUCING_GAP,
     ) -> None:
         _check_word("Resize", "method", method, get_args(ResizeMethod))
         _check_word("Resize", "pad_mode", pad_mode, get_args(PadMode))
+        if not 1 <= reducing_gap < math.inf:
+            raise ConfigError(f"reducing_gap is a number from 1 on. Received: {reducing_gap!r}")
         object.__setattr__(self, "size", as_size(size))
         object.__setattr__(self, "method", str(method))
         object.__setattr__(self, "pad_mode", str(pad_mode))
+        object.__setattr__(self, "reducing_gap", float(reducing_gap))
 
     def num_windows(self) -> float | None:
         """Return a typical strip's length for ``"crop"``, else 1."""
         return TYPICAL_STRIP_WINDOWS if self.method == "crop" else 1.0
 
     def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002 (others differ in training)
-        """Return ``size``."""
-        return self.size
+        """Return ``size``, ``reducing_gap`` times."""
+        return enlarged(self.size, self.reducing_gap)
 
     def presize(self, image: Image.Image, *, training: bool) -> Pixels:
         """Return the image at ``size``, cut or padded alike on both sides; in training its strip for ``"crop"``."""
@@ -290,11 +305,10 @@ class RandomResizedCrop(Sizing):
         return self.size[0] + extra, self.size[1] + extra
 
     def cover(self, *, training: bool) -> Size:
-        """Return ``valid_size``; in training the size at which the smallest part has enough pixels."""
+        """Return ``valid_size``, ``REDUCING_GAP`` times; in training the size at which the smallest part has enough pixels."""
         if not training:
-            return self.valid_size
-        enlarged = [math.ceil(side / math.sqrt(self.min_scale)) for side in self.size]
-        return enlarged[0], enlarged[1]
+            return enlarged(self.valid_size, REDUCING_GAP)
+        return enlarged(self.size, 1 / math.sqrt(self.min_scale))
 
     def for_batches(self) -> RandomResizedCropGPU:
         """Return the batch transform that does the same."""
@@ -441,8 +455,8 @@ class RatioResize(Sizing):
         as_size((self.max_sz, 1))
 
     def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002
-        """Return the square of the longer side."""
-        return self.max_sz, self.max_sz
+        """Return the square of the longer side, ``REDUCING_GAP`` times."""
+        return enlarged((self.max_sz, self.max_sz), REDUCING_GAP)
 
     def presize(self, image: Image.Image, *, training: bool) -> Pixels:  # noqa: ARG002
         """Return the scaled image."""
@@ -460,6 +474,11 @@ def size_of(image: Image.Image | Pixels) -> Size:
     if isinstance(image, np.ndarray):
         return image.shape[0], image.shape[1]
     return image.height, image.width
+
+
+def enlarged(size: Size, factor: float) -> Size:
+    """Return a size, both sides multiplied and rounded up."""
+    return math.ceil(size[0] * factor), math.ceil(size[1] * factor)
 
 
 def window_box(size: Size, window: Size, *, x: float, y: float) -> Box:
