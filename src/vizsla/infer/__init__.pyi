@@ -26,5 +26,5 @@ from .run import mix_with_plain as mix_with_plain
 from .run import predict_batches as predict_batches
 from .run import table_predictions as table_predictions
 from .run import usable_device as usable_device
-from .streamline import PointwiseConvolution as PointwiseConvolution
+from .streamline import OneDnnConvolution as OneDnnConvolution
 from .streamline import streamlined as streamlined

@@ -47,6 +47,7 @@ from vizsla.infer.run import (
     image_features,
     usable_device,
 )
+from vizsla.infer.streamline import streamlined
 from vizsla.machine import default_num_workers
 from vizsla.model_file.bundle import (
     check_sha256,
@@ -59,6 +60,7 @@ from vizsla.model_file.bundle import (
 from vizsla.model_file.final_resize import storable
 from vizsla.model_file.manifest import manifest_digest
 from vizsla.predict.prediction import Prediction, describe
+from vizsla.seeding import generator
 from vizsla.text import counted, joined, say
 from vizsla.types import (
     ImageTable,
@@ -109,6 +111,7 @@ def view_of(images: Tensor, *, number: int, flip: bool = True) -> Tensor:
 
 
 _USUAL_PIXELS = 512 * 512
+_TRIAL_SIZE = (64, 64)
 BATCH_PIXELS = 32 * _USUAL_PIXELS
 """Of larger images, those that run through a network together have at most so many pixels."""
 
@@ -185,6 +188,9 @@ class Predictor:
         # The absolute path of the model file, and the digest of its manifest.
         self._file: tuple[str, str] | None = None
         self._builder: Builder | None = None
+        self._faster: tuple[Classifier, Classifier] | None = (
+            None  # the classifier, and what it became
+        )
         self._reader = ImageReader(resize=resize, cache=ImageCache(mode="off"), bit_depth=bit_depth)
         self._augmentation = BatchAugmentation() if augmentation is None else augmentation
 
@@ -275,10 +281,27 @@ class Predictor:
         made.__dict__ = self.__dict__.copy()
         return made
 
+    def faster(self) -> Predictor:
+        """Return a predictor that shares what can be shared and answers the same, up to rounding, in less time.
+
+        The same one comes back where nothing can be gained, and on a GPU: its convolutions round their weights to ten bits (TF32),
+        and weights with norms folded in would round differently.
+        """
+        if self.device.type != "cpu":
+            return self
+        if self._faster is None or self._faster[0] is not self.classifier:
+            noise = torch.randint(256, (2, *_TRIAL_SIZE, 3), generator=generator(0, "faster"))
+            images = [self.prepare(pixels) for pixels in noise.to(torch.uint8).numpy()]
+            quick = streamlined(self.classifier, images=self.network_input(images))
+            self._faster = self.classifier, quick
+        made = copy.copy(self)
+        made.classifier = self._faster[1]
+        return made
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
         """Return a predictor with a network of its own."""
         made = copy.copy(self)
-        made.classifier = copy.deepcopy(self.classifier, memo)
+        made.classifier, made._faster = copy.deepcopy(self.classifier, memo), None
         return made
 
     def __getattr__(self, name: str) -> Any:
@@ -660,7 +683,7 @@ class Predictor:
             DataError: A folder has no images.
         """
         self.check_options(coverage=coverage, views=views)
-        predict = partial(self.predict_prepared, coverage=coverage, views=views)
+        predict = partial(self.faster().predict_prepared, coverage=coverage, views=views)
         return self._stream(images, predict, batch_size=batch_size, num_workers=num_workers)
 
     def sort_images(
@@ -728,11 +751,13 @@ class Predictor:
         """
         check_feature_kind(features, self.classifier)
 
+        quick = self.faster()
+
         def embed(prepared: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
-            return self._in_batches(prepared, rows_of, doing="computing the features of")
+            return quick._in_batches(prepared, rows_of, doing="computing the features of")
 
         def rows_of(seen: Tensor) -> Sequence[Tensor]:
-            found = image_features(self.classifier, seen, kind=features)
+            found = image_features(quick.classifier, seen, kind=features)
             _check_finite(found)
             return found.unbind()
 

@@ -11,7 +11,6 @@ from .engine import Answer as Answer
 from .engine import BatchRunner as BatchRunner
 from .engine import Engine as Engine
 from .engine import Query as Query
-from .engine import faster_copy as faster_copy
 from .label_app import LABEL_ASSETS as LABEL_ASSETS
 from .label_app import build_label_app as build_label_app
 from .label_app import serve_labels as serve_labels

@@ -8,7 +8,6 @@ where each processor takes its own images through all layers.
 from __future__ import annotations
 
 import asyncio
-import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,10 +20,8 @@ from PIL import Image
 from vizsla.data.images.decode import cause_of
 from vizsla.errors import ConfigError, PictureError
 from vizsla.infer.grad_cam import grad_cam, overlay
-from vizsla.infer.streamline import streamlined
 from vizsla.machine import default_num_workers, give_back_freed_memory, map_in_threads, use_threads
 from vizsla.predict.predictor import BATCH_PIXELS
-from vizsla.seeding import generator
 from vizsla.serve.batching import Batcher
 from vizsla.serve.limits import FairBudget
 from vizsla.serve.nearest import features_of, jpeg_bytes
@@ -356,22 +353,6 @@ class BatchRunner:
         except ConfigError:  # The head gives no gradients, or no map has more than one position.
             return False
         return True
-
-
-def faster_copy(predictor: Predictor) -> Predictor:
-    """Return a faster predictor with the same answers, up to rounding.
-
-    The same one comes back where nothing can be gained, and on a GPU: its convolutions round their weights to ten bits (TF32), and
-    weights with norms folded in would round differently.
-    """
-    if predictor.device.type != "cpu":
-        return predictor
-    size = (2, _WARM_UP_SIDE, _WARM_UP_SIDE, 3)
-    noise = torch.randint(256, size, generator=generator(0, "faster_copy"))
-    images = [predictor.prepare(pixels) for pixels in noise.to(torch.uint8).numpy()]
-    quick = copy.copy(predictor)
-    quick.classifier = streamlined(predictor.classifier, images=predictor.network_input(images))
-    return quick
 
 
 def _explained(predictions: Sequence[Prediction]) -> Tensor:

@@ -94,7 +94,6 @@ def serve(
     share_heaps(1)
     from vizsla.serve import decoding, log
     from vizsla.serve.app import build_app
-    from vizsla.serve.engine import faster_copy
 
     log.configure(level=plan.log_level, access=plan.access_log)
     with (
@@ -112,7 +111,7 @@ def serve(
                     manifest.resize, bit_depth=manifest.bit_depth, seconds=seconds
                 )
             )
-        predictor = faster_copy(Predictor.load(plan.model, device=plan.device))
+        predictor = Predictor.load(plan.model, device=plan.device).faster()
         application = build_app(
             predictor,
             manifest=manifest,

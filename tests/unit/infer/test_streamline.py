@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from vizsla import grad_cam
-from vizsla.infer import PointwiseConvolution, streamlined
+from vizsla.infer import OneDnnConvolution, streamlined
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
@@ -114,9 +115,24 @@ def test_norms_that_cannot_be_folded_stay(way: str):
         assert torch.equal(changed(images_of(3)), classifier(images_of(3)))
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("count", [1, 2, 20])
-def test_pointwise_convolution_is_the_convolution(groups: int, count: int):
-    layer = nn.Conv2d(8, 12, 1, groups=groups)
-    maps = torch.randn(count, 8, 9, 7, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(PointwiseConvolution(layer)(maps), layer(maps), atol=1e-5, rtol=0)
+ACTIVATIONS = (nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.5, 2), nn.SiLU(), nn.Hardswish(), nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(0.2), nn.GELU(), nn.GELU("tanh"))  # fmt: skip
+
+
+def test_a_convolution_by_one_dnn_is_the_convolution_with_its_activation():
+    random = torch.Generator().manual_seed(0)
+    layers: list[nn.Conv2d] = [
+        nn.Conv2d(8, 12, 1, groups=4),
+        nn.Conv2d(8, 8, 3, 2, padding=1, groups=8, bias=False),
+    ]
+    layers += [Conv2dSame(8, 12, 3, 2), Conv2dSame(8, 8, 5, 2, groups=8), Conv2dSame(8, 4, (2, 5), (3, 1))]  # fmt: skip
+    for layer in layers:
+        for activation in ACTIVATIONS:
+            fast = OneDnnConvolution(layer, activation, shape=(2, 8, 9, 7))
+            for size in ((2, 8, 9, 7), (1, 8, 10, 12), (20, 8, 9, 7)):
+                maps = torch.randn(size, generator=random)
+                expected = activation(layer(maps))
+                torch.testing.assert_close(
+                    fast(maps), expected, atol=1e-5, rtol=0
+                )  # with gradients
+                with torch.no_grad():
+                    torch.testing.assert_close(fast(maps), expected, atol=1e-5, rtol=0)

@@ -32,7 +32,6 @@ from vizsla.serve import (
     TrainingImage,
     answer_values,
     build_index,
-    faster_copy,
     screen,
 )
 from vizsla.types import Task
@@ -211,7 +210,7 @@ def test_each_query_gets_its_answer(calibrated: Predictor, known: list[TrainingI
 
 
 def test_the_faster_copy_agrees_within_a_ten_thousandth(predictor: Predictor, draw: Draw):
-    quick = faster_copy(predictor)
+    quick = predictor.faster()
     assert quick.classifier is not predictor.classifier
     for number in range(5):
         image = draw("disc", number=number)
