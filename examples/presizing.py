@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from vizsla import Resize, Rotate, Warp, Zoom, setup_aug_tfms
+from vizsla.all import Pipeline, TensorImage
 from vizsla.data.images.decode import decode_image
-from vizsla.notebook.tensors import Pipeline, TensorImage
 
 parser = argparse.ArgumentParser(description="Draw one interpolation and four side by side.")
 parser.add_argument("image", nargs="?", type=Path, help="an image file; default: draw one")

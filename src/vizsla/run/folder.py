@@ -23,7 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vizsla.data.table.columns import table_words
+from vizsla.data.table.words import table_words
 from vizsla.errors import ConfigError, DataError, OutputError
 from vizsla.files import OURS, only_writer, remove_leftovers, writer_of
 from vizsla.recipe.config import DataConfig, TrainConfig

@@ -167,5 +167,5 @@ def test_a_profile_is_printed_and_a_seventh_file_of_the_run(
         assert min(parts) >= 0
     assert [part["phase"] for part in stages[3]["phases"]] == [*STEP_PHASES, VALIDATION]
     printed = done.out.partition("where the time went")[2]
-    for line in ("\nreading images, 24 images", "\nend to end, 2 steps", "\n  choosing a head"):
+    for line in ("\nreading images, 24 images", "\nend to end, 2 steps", "\n  fitting the head"):
         assert line in printed

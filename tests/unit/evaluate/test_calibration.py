@@ -183,7 +183,7 @@ def test_a_foreign_image_is_not_said_to_be_one_of_a_set():
         coverage=0.9,
     )
     assert (known.none_of_these, foreign.none_of_these) == (False, True)
-    assert ("one of=" in repr(known), "one of=" in repr(foreign)) == (True, False)
+    assert (">one of<" in known._repr_html_(), ">one of<" in foreign._repr_html_()) == (True, False)
     assert "none of these" in repr(foreign)
 
 

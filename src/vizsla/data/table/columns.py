@@ -1,30 +1,21 @@
-"""Read which columns of a table are images, labels and groups: by words such as ``csv:FILE,label=COLUMN``, by names, by cells."""
+"""Choose which columns of a table are images, labels and groups, by words, names and cells; refuse what they cannot be."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING
 
 from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, OutputBlock, RegressionBlock
 from vizsla.data.table.check import listing
 from vizsla.data.table.labels import holds_lists, is_missing
 from vizsla.data.table.sources import is_image_name
 from vizsla.data.table.tables import Table, faulty_rows
-from vizsla.errors import ConfigError, LabelError, Problem, TableError
+from vizsla.data.table.words import ALL_COLUMNS, TableWords
+from vizsla.errors import LabelError, Problem, TableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LabelKind = Literal["class", "labels", "number"]
-"""What the labels of a table are: one class of each image, any number of classes, or numbers."""
-
-ALL_COLUMNS = "*"
-"""Stands for every column that is not used otherwise."""
-
-_WORD = r"(?:^|,)(?=(?:image|label|delimiter|kind|group)=)"
-TABLE_FORM = "csv:FILE[,image=COLUMN][,label=COLUMN][,delimiter=TEXT][,kind=class|labels|number][,group=COLUMN]"
-"""How labels describe a table; ``label`` may be repeated."""
 
 IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "fn")
 """Column names that mean the image's path, the first that is there; else it is the first column of names of images."""
@@ -34,80 +25,6 @@ LABEL_COLUMNS = ("label", "class", "category", "target", "breed")
 
 SPLIT_COLUMNS = ("is_valid", "split")
 """Column names that mean the split."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TableWords:
-    """What the words say; empty where they do not say it.
-
-    Attributes:
-        file: The table.
-        options: What follows the file, as written.
-        image: Column of the images' names.
-        label: Columns of the labels.
-        delimiter: Separates the labels in a cell.
-        kind: What the labels are.
-        group: Column of the groups that the split keeps together.
-    """
-
-    file: str = ""
-    options: str = ""
-    image: str = ""
-    label: tuple[str, ...] = ()
-    delimiter: str = ""
-    kind: LabelKind = "class"
-    group: str = ""
-
-    @property
-    def has_several_columns(self) -> bool:
-        """Whether an image's label is in several columns."""
-        return len(self.label) > 1 or self.label == (ALL_COLUMNS,)
-
-
-def table_words(labels: str) -> TableWords:
-    """Return what labels say of a table: nothing where they are not ``csv:...``.
-
-    Raises:
-        ConfigError: A word is empty or repeated, or two words contradict each other.
-    """
-    scheme, _, text = labels.partition(":")
-    if scheme != "csv":
-        return TableWords()
-    file, *pairs = re.split(_WORD, text)
-    names = [pair.partition("=")[0] for pair in pairs]
-    values = {pair.partition("=")[0]: pair.partition("=")[2] for pair in pairs}
-    columns = tuple(pair.partition("=")[2] for pair in pairs if pair.startswith("label="))
-    delimiter = values.get("delimiter", "")
-    if len(delimiter) > 2 and delimiter[0] == delimiter[-1] and delimiter[0] in "'\"":
-        delimiter = delimiter[1:-1]
-    are_lists = bool(delimiter) or len(columns) > 1 or columns == (ALL_COLUMNS,)
-    kind: Any = values.get("kind", "labels" if are_lists else "class")
-    fault = ""
-    if not all(values.values()) or "" in columns:
-        fault = "A word has no value."
-    elif len({*names}) < len([name for name in names if name != "label"]) + ("label" in names):
-        fault = "A word is repeated."
-    elif kind not in get_args(LabelKind):
-        fault = f"There is no kind {kind!r}."
-    elif kind == "class" and are_lists:
-        fault = "With kind=class an image has one class, in one column and without a delimiter."
-    elif kind == "number" and delimiter:
-        fault = "Numbers have no delimiter; name the columns of several numbers one by one."
-    elif kind == "labels" and not are_lists:
-        fault = "kind=labels needs the delimiter of the labels in a cell, or several columns."
-    if fault:
-        raise ConfigError(
-            f"{fault} The labels of a table are {TABLE_FORM}, where label may be repeated. Received: {labels!r}"
-        )
-    return TableWords(
-        file=file,
-        options=text[len(file) :],
-        image=values.get("image", ""),
-        label=columns,
-        delimiter=delimiter.replace(r"\t", "\t"),
-        kind=kind,
-        group=values.get("group", ""),
-    )
 
 
 def block_of(words: TableWords, table: Table, label_columns: Sequence[int]) -> OutputBlock:

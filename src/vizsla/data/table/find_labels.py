@@ -14,13 +14,10 @@ from vizsla.data.table.check import listing
 from vizsla.data.table.columns import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
-    TABLE_FORM,
-    TableWords,
     block_of,
     choose_columns,
     groups_in_column,
     labels_to_refuse,
-    table_words,
 )
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
@@ -43,6 +40,7 @@ from vizsla.data.table.tables import (
     metadata_table,
     read_table,
 )
+from vizsla.data.table.words import TABLE_FORM, TableWords, table_words
 from vizsla.errors import ConfigError, DataError, LabelError, Problem
 from vizsla.paths import ImagePaths
 from vizsla.text import joined, quoted
