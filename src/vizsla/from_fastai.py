@@ -443,8 +443,9 @@ def _set_on_self(cls: type) -> dict[str, str]:
                 made = node.value.func if isinstance(node.value, ast.Call) else None
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 for target in (inner for outer in targets for inner in ast.walk(outer)):
-                    is_set = isinstance(target, ast.Attribute) and isinstance(target.ctx, ast.Store)
-                    if is_set and ast.unparse(target.value) == "self":
+                    if not isinstance(target, ast.Attribute) or isinstance(target.ctx, ast.Load):
+                        continue
+                    if ast.unparse(target.value) == "self":
                         found[target.attr] = made.id if isinstance(made, ast.Name) else ""
     return found
 

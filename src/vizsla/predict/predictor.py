@@ -284,10 +284,11 @@ class Predictor:
     def faster(self) -> Predictor:
         """Return a predictor that shares what can be shared and answers the same, up to rounding, in less time.
 
-        The same one comes back where nothing can be gained, and on a GPU: its convolutions round their weights to ten bits (TF32),
-        and weights with norms folded in would round differently.
+        The same one comes back where nothing can be gained; for images of more than 512 x 512 pixels, of which two would be tried;
+        and on a GPU: its convolutions round their weights to ten bits (TF32), and weights with norms folded in would round differently.
         """
-        if self.device.type != "cpu":
+        presize = self._reader.items.sizing and self._reader.items.sizing.size
+        if self.device.type != "cpu" or math.prod(presize or _TRIAL_SIZE) > _USUAL_PIXELS:
             return self
         if self._faster is None or self._faster[0] is not self.classifier:
             noise = torch.randint(256, (2, *_TRIAL_SIZE, 3), generator=generator(0, "faster"))

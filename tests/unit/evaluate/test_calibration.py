@@ -184,7 +184,7 @@ def test_a_foreign_image_is_not_said_to_be_one_of_a_set():
     )
     assert (known.none_of_these, foreign.none_of_these) == (False, True)
     assert (">one of<" in known._repr_html_(), ">one of<" in foreign._repr_html_()) == (True, False)
-    assert "none of these" in repr(foreign)
+    assert "none of these" in foreign._repr_html_()
 
 
 def test_separation_is_that_of_classes_that_were_left_out():

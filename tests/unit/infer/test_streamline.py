@@ -120,13 +120,14 @@ ACTIVATIONS = (nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.5, 2), nn.Si
 
 def test_a_convolution_by_one_dnn_is_the_convolution_with_its_activation():
     random = torch.Generator().manual_seed(0)
-    layers: list[nn.Conv2d] = [
+    layers: list[nn.Module] = [
         nn.Conv2d(8, 12, 1, groups=4),
         nn.Conv2d(8, 8, 3, 2, padding=1, groups=8, bias=False),
     ]
     layers += [Conv2dSame(8, 12, 3, 2), Conv2dSame(8, 8, 5, 2, groups=8), Conv2dSame(8, 4, (2, 5), (3, 1))]  # fmt: skip
     for layer in layers:
         for activation in ACTIVATIONS:
+            assert isinstance(layer, nn.Conv2d)
             fast = OneDnnConvolution(layer, activation, shape=(2, 8, 9, 7))
             for size in ((2, 8, 9, 7), (1, 8, 10, 12), (20, 8, 9, 7)):
                 maps = torch.randn(size, generator=random)

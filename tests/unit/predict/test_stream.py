@@ -143,7 +143,9 @@ def printed(
     file = io.StringIO(newline="")
     done = print_predictions(model, PathSource(paths=paths), form=form, options=OPTIONS, file=file)
     assert (done.num_images, done.num_failed) == (len(paths), num_failed)
-    return file.getvalue(), Predictor.load(model, device="cpu").predict(paths[0])
+    ((_, expected),) = Predictor.load(model, device="cpu").predict_many(paths[:1])
+    assert isinstance(expected, Prediction)
+    return file.getvalue(), expected
 
 
 def csv_rows(text: str) -> list[list[str]]:
