@@ -173,7 +173,7 @@ class TestV7TheCacheOfFeaturesIsNeverStale:
         assert learner.fc_data is not None
         first: Any = learner.fc_data.val_ds
         with torch.no_grad():
-            learner.models.body[0][0].weight.mul_(2)  # pyright: ignore[reportIndexIssue, reportCallIssue]
+            learner.models.body[0][0].weight.mul_(2)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportAttributeAccessIssue]
         learner.set_data(make_data(lesson), precompute=True)
         assert learner.fc_data is not None
         second: Any = learner.fc_data.val_ds

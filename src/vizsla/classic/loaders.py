@@ -24,7 +24,7 @@ from vizsla.errors import ConfigError, PictureError
 from vizsla.types import Batch, ImageTable, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -163,10 +163,11 @@ class ArrayReader(ImageReader):
         *,
         training: bool = False,
         draws: Sequence[float] | None = None,
+        on_image: Callable[[Image.Image], None] | None = None,
     ) -> Pixels:
         """Return the pixels of one image; ``source`` is the path of a row."""
         image = as_image(self._arrays[Path(str(source))])
-        return super().read(image, training=training, draws=draws)
+        return super().read(image, training=training, draws=draws, on_image=on_image)
 
 
 def open_image(fn: str | Path) -> NDArray[np.float32]:
