@@ -200,6 +200,12 @@ class PILImage(Image.Image):
     plain Pillow images.
     """
 
+    def __init__(self, image: AnyImage | None = None) -> None:
+        """Make what ``create`` makes of an image; without one an empty one, as Pillow's own class."""
+        super().__init__()
+        if image is not None:
+            vars(self).update(vars(type(self).create(image)))
+
     @classmethod
     def create(cls, fn: AnyImage) -> PILImage:
         """Return an image as upright RGB with 8 bits, in its own memory.

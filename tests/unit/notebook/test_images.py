@@ -72,9 +72,9 @@ def test_every_form_gives_the_same_pixels(tmp_path: Path):
         *(PIXELS, PIXELS / 255, CHANNELS_FIRST, floats, floats.double(), TensorImage(floats)),
         *(Image.fromarray(PIXELS), PILImage.create(PIXELS)),
     ):
-        found = PILImage.create(form)
-        assert type(found) is PILImage
-        assert np.array_equal(np.asarray(found), PIXELS), type(form)
+        for found in (PILImage.create(form), PILImage(form)):
+            assert type(found) is PILImage
+            assert np.array_equal(np.asarray(found), PIXELS), type(form)
     with Image.open(path) as opened:
         made = PILImage.create(opened)
     assert np.array_equal(np.asarray(made), PIXELS)  # the file is closed
