@@ -16,9 +16,9 @@ from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.dataloaders import default_device
 from vizsla.data.table.check import find_unreadable
 from vizsla.errors import PictureError
-from vizsla.infer.run import compute_logits, evaluation_mode, predict_batches
+from vizsla.infer.run import compute_logits, predict_batches
 from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
+from vizsla.models.classifier import Classifier, evaluation_mode
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.recipe.end_to_end import end_to_end_trainer
 from vizsla.recipe.recipe import loaders_for

@@ -31,7 +31,8 @@ from vizsla.classic.training import (
     returned_values,
 )
 from vizsla.errors import ConfigError
-from vizsla.infer.run import evaluation_mode, predict_batches
+from vizsla.infer.run import predict_batches
+from vizsla.models.classifier import evaluation_mode
 from vizsla.models.groups import freeze_to
 from vizsla.train.checkpoint import save_state
 from vizsla.train.optim import build_optimiser

@@ -19,7 +19,6 @@ from .run import augmented_probabilities as augmented_probabilities
 from .run import autocast as autocast
 from .run import compute_logits as compute_logits
 from .run import compute_outputs as compute_outputs
-from .run import evaluation_mode as evaluation_mode
 from .run import extract_features as extract_features
 from .run import image_features as image_features
 from .run import mix_with_plain as mix_with_plain

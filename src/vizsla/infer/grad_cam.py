@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vizsla.errors import ConfigError
-from vizsla.infer.run import evaluation_mode
+from vizsla.models.classifier import evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vizsla.errors import ConfigError
-from vizsla.infer.run import evaluation_mode
+from vizsla.models.classifier import evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,6 +5,7 @@ from .backbones import architecture_function as architecture_function
 from .backbones import build_backbone as build_backbone
 from .backbones import torchvision_backbone as torchvision_backbone
 from .classifier import Classifier as Classifier
+from .classifier import evaluation_mode as evaluation_mode
 from .groups import Group as Group
 from .groups import decay_split as decay_split
 from .groups import fine_groups as fine_groups

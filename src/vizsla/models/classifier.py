@@ -5,6 +5,7 @@ Shapes: B images, C classes.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,8 @@ from vizsla.models.heads import NoHead
 from vizsla.types import LONGEST_CLASS_NAME, ClassType, Task, check_task, probabilities_of
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from vizsla.models.stages import Backbone
     from vizsla.types import Preprocessing
 
@@ -124,3 +127,17 @@ class Classifier(nn.Module):
         if isinstance(self.head, NoHead):
             return self.to(device=device)
         return self.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (stub lacks it)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Generator[None]:
+    """Put a module in evaluation mode for a while; afterwards every part has its own mode again."""
+    # Setting the mode of 300 parts takes 2 ms, a tenth of a small network's prediction, and usually none has to change.
+    trained = [part for part in module.modules() if part.training]
+    if trained:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part in trained:
+            part.training = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vizsla.infer.run import evaluation_mode
+from vizsla.models.classifier import evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -43,7 +43,6 @@ from vizsla.infer.run import (
     check_feature_kind,
     compute_logits,
     compute_outputs,
-    evaluation_mode,
     image_features,
     usable_device,
 )
@@ -59,6 +58,7 @@ from vizsla.model_file.bundle import (
 )
 from vizsla.model_file.final_resize import storable
 from vizsla.model_file.manifest import manifest_digest
+from vizsla.models.classifier import evaluation_mode
 from vizsla.predict.prediction import Prediction, describe
 from vizsla.seeding import generator
 from vizsla.text import counted, joined, say

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vizsla.infer import compute_logits, evaluation_mode
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.infer import compute_logits
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone, evaluation_mode
 from vizsla.train import CapturedForward
 
 pytestmark = pytest.mark.gpu
