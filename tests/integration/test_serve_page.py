@@ -23,6 +23,8 @@ from vizsla.model_file import save_bundle
 if TYPE_CHECKING:
     from .conftest import Browser  # noqa: TID252 (tests/conftest.py has the plain name)
 
+pytestmark = pytest.mark.slow
+
 PHONE, DESK = 390, 1280
 VOCAB = ("cross", "disc", "<b>none</b>")
 
