@@ -198,10 +198,12 @@ class PILImage(Image.Image):
 
     Item transforms such as ``Resize(460)`` turn a ``PILImage`` into another; Pillow's own methods (``rotate``, ``crop`` ...) return
     plain Pillow images.
+
+    Args:
+        image: What ``create`` takes; None makes an empty image, as Pillow's own class does.
     """
 
     def __init__(self, image: AnyImage | None = None) -> None:
-        """Make what ``create`` makes of an image; without one an empty one, as Pillow's own class."""
         super().__init__()
         if image is not None:
             vars(self).update(vars(type(self).create(image)))
