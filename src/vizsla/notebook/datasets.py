@@ -222,6 +222,16 @@ class Datasets:
         """The items for validation."""
         return self.subset(1)
 
+    def joined(self, valid: Datasets) -> Datasets:
+        """Return the items of this set for training with those of another, of the same pipelines, for validation."""
+        items = [*self.items, *valid.items]
+        splits = [range(len(self.items)), range(len(self.items), len(items))]
+        pipelines = (one.tfms for one in self.tls)
+        return Datasets(
+            tls=[TfmdLists(items, one, splits=splits, do_setup=False) for one in pipelines],
+            n_inp=self.n_inp,
+        )
+
     @property
     def items(self) -> Any:
         """The items as they were given."""

@@ -203,6 +203,15 @@ def test_datasets_make_the_table_of_a_data_block(breeds: Path):
     assert [step.name for step in made.after_batch] == ["IntToFloatTensor", "Flip"]
     assert Pipeline([str, len, float])(123) == 3.0
     assert made.test_dl(files[:3], with_labels=True).one_batch()[1].tolist() == [0, 0, 0]
+    both = DataLoaders.from_dsets(
+        dsets.train, dsets.valid, after_item=Resize(32), bs=4, device="cpu"
+    )
+    for ours, theirs in zip(both, made, strict=True):
+        assert sorted(map(str, ours.items)) == sorted(map(str, theirs.items))
+    named = [path.name.rpartition("_")[0] for path in both.table.paths]
+    assert [both.vocab[target] for target in both.table.targets.tolist()] == named
+    with pytest.raises(ConfigError, match="list"):
+        DataLoaders.from_dsets([1], [2])
 
 
 def test_lists_of_several_labels_and_numbers_are_resolved_too(breeds: Path):

@@ -530,6 +530,28 @@ class DataLoaders:
         transforms = [one.for_batches() if hasattr(one, "for_batches") else one for one in made]
         return cls(table, resize=item_tfms, transforms=transforms, seed=seed, **given)
 
+    @classmethod
+    def from_dsets(
+        cls, train: Any, valid: Any, path: Path | str = ".", **options: Any
+    ) -> DataLoaders:
+        """Return the loaders of two sets of one ``Datasets``, such as ``dsets.train`` and ``dsets.valid``.
+
+        Args:
+            train: The items for training.
+            valid: The items for validation.
+            path: Folder that paths are shown relative to.
+            **options: As ``Datasets.dataloaders`` takes them.
+
+        Raises:
+            ConfigError: One of them is something else.
+        """
+        if not (hasattr(train, "joined") and hasattr(valid, "joined")):
+            raise ConfigError(
+                "from_dsets takes two sets of one Datasets, such as dsets.train and dsets.valid. For images and labels that your own "
+                f"code gives, write a DataBlock. Received: {type(train).__name__}, {type(valid).__name__}"
+            )
+        return train.joined(valid).dataloaders(path=path, **options)
+
     def __iter__(self) -> Iterator[DataLoader]:
         """Yield the training, then the validation loader."""
         return iter((self.train, self.valid))
