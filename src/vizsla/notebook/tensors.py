@@ -9,7 +9,7 @@ B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -56,7 +56,20 @@ class _Lighting(TypedDict, total=False):
     batch: bool
 
 
-class TensorCategory(Tensor):
+class _KindOfTensor(Tensor):
+    """A tensor with a kind; what is computed of two kinds, such as a loss of outputs and targets, is a plain tensor."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if all(issubclass(cls, kind) for kind in types):
+            return super().__torch_function__(func, types, args, kwargs)
+        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage] (the way that torch documents)
+            return func(*args, **(kwargs or {}))
+
+
+class TensorCategory(_KindOfTensor):
     """A label, or the labels of a batch, as int64; prints as ``TensorCategory(1)``.
 
     Args:
@@ -68,7 +81,7 @@ class TensorCategory(Tensor):
         return torch.as_tensor(data, dtype=torch.int64).as_subclass(cls)
 
 
-class TensorMultiCategory(Tensor):
+class TensorMultiCategory(_KindOfTensor):
     """Labels of an image, or of a batch; prints as ``TensorMultiCategory``.
 
     Args:
@@ -87,7 +100,7 @@ def as_target(target: Tensor, *, task: Task) -> Tensor:
     return TensorMultiCategory(target) if task == "multi_category" else target
 
 
-class TensorImage(Tensor):
+class TensorImage(_KindOfTensor):
     """One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; prints as ``TensorImage(...)``.
 
     The methods below return new images: float, in the dtype that came in (float32 for uint8). Their options are those of the

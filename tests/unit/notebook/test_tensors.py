@@ -27,6 +27,7 @@ from vizsla import (
     Rotate,
     TensorCategory,
     TensorImage,
+    TensorMultiCategory,
     Warp,
     Zoom,
     setup_aug_tfms,
@@ -80,6 +81,16 @@ def test_tensors_print_and_keep_their_class(images: Tensor):
     kept = TensorImage(images)
     assert {type(one) for one in (kept[0], kept.clone(), kept / 2, TensorImage(kept))} == {TensorImage}  # fmt: skip
     assert kept.data_ptr() == images.data_ptr()
+
+
+def test_losses_of_two_kinds_of_tensors_are_plain(images: Tensor):
+    outputs, targets = TensorImage(images[0]), TensorMultiCategory((images[0] > 0.5).float())
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets)
+    assert type(loss) is Tensor
+    assert loss == torch.nn.functional.binary_cross_entropy_with_logits(
+        plain(outputs), plain(targets)
+    )
+    assert type(outputs * 2) is TensorImage
 
 
 def test_a_call_does_what_its_transform_does_in_training():
