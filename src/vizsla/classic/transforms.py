@@ -26,12 +26,10 @@ from vizsla.classic.models import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, 
 from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import (
-    REDUCING_GAP,
     RandomResizedCrop,
     Resize,
     Sizing,
     cut_or_padded,
-    enlarged,
     window_box,
 )
 from vizsla.errors import ConfigError
@@ -206,8 +204,8 @@ class ScaledCrop(Sizing):
     num_draws: ClassVar[int] = 2  # x and y.
 
     def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002 (others differ in training)
-        """Return the square of the smaller side, ``REDUCING_GAP`` times."""
-        return enlarged((self.short_side, self.short_side), REDUCING_GAP)
+        """Return the square of the smaller side."""
+        return self.short_side, self.short_side
 
     def presize(self, image: Image.Image, *, training: bool) -> Pixels:
         """Return the middle of the scaled image; for a random crop in training, all of it with its border."""
@@ -419,7 +417,7 @@ def tfms_from_stats(
     still = CropType.NO if crop == CropType.NO else CropType.CENTER
     valid = _sizing(still, side=sz, short=scaling.sz, pad=0, pad_mode=border)
     if still == CropType.CENTER and scaling.sz == sz:
-        valid = Resize(sz)
+        valid = Resize(sz, reducing_gap=_GAP)
     mean_and_std = None if stats is None else (_floats(stats[0]), _floats(stats[1]))
     return (
         Transforms(
@@ -482,13 +480,17 @@ def _policies(
     return policies, lighting
 
 
+_GAP = 1.0
+"""JPEGs are decoded at the smallest scale that covers the size: the lesson's runs keep the numbers that they had."""
+
+
 def _sizing(crop: CropType, *, side: int, short: int, pad: int, pad_mode: PadMode) -> Sizing:
     if crop == CropType.NO:
-        return Resize(side, "squish")
+        return Resize(side, "squish", reducing_gap=_GAP)
     if crop == CropType.GOOGLENET:
         return RandomResizedCrop(side, 0.08, (0.75, 1.333))
     if crop == CropType.RANDOM and side == short and not pad:
-        return Resize(side)
+        return Resize(side, reducing_gap=_GAP)
     return ScaledCrop(
         size=(side, side),
         short_side=short,
