@@ -74,13 +74,13 @@ def test_images_are_scaled_to_the_recorded_sizes(recorded: Any):
 
 def test_a_zoom_becomes_part_of_the_one_map_and_leaves_pixels_to_spare():
     train, valid = tfms_from_model(resnet34, 224, aug_tfms=transforms_side_on, max_zoom=1.1)
-    assert train.sizing == Resize(247)
+    assert train.sizing == Resize(247, reducing_gap=1)
     assert [type(policy) for policy in train.policies] == [Rotate, Flip, Zoom]
     zoom = train.policies[-1]
     assert isinstance(zoom, Zoom)
     assert (zoom.min_zoom, zoom.max_zoom, zoom.p) == (1.0, 1.1, 0.75)
     assert train.lighting == (RandomLighting(0.05, 0.05),)
-    assert valid.sizing == Resize(224)
+    assert valid.sizing == Resize(224, reducing_gap=1)
     assert (valid.policies, valid.lighting) == ((), ())
 
 
@@ -97,8 +97,8 @@ def test_a_crop_becomes_a_sizing():
         return ScaledCrop(size=(size, size), short_side=short_side, centred_only=centred, **border)  # pyright: ignore[reportArgumentType]
 
     cases: tuple[tuple[dict[str, Any], object], ...] = (
-        ({}, Resize(32)),
-        ({"crop_type": CropType.NO}, Resize(32, "squish")),
+        ({}, Resize(32, reducing_gap=1)),
+        ({"crop_type": CropType.NO}, Resize(32, "squish", reducing_gap=1)),
         ({"crop_type": CropType.GOOGLENET}, RandomResizedCrop(32, 0.08, (0.75, 1.333))),
         ({"crop_type": CropType.CENTER}, crop(32, 32, centred=True)),
         ({"pad": 4}, crop(32, 32, pad=4)),
@@ -117,8 +117,12 @@ def test_a_centred_crop_is_centred_in_training_too():
 
 
 def test_validation_is_squashed_or_cut_in_the_middle():
-    assert tfms_from_model(resnet34, 32, crop_type=CropType.NO)[1].sizing == Resize(32, "squish")
-    assert tfms_from_model(resnet34, 32, crop_type=CropType.GOOGLENET)[1].sizing == Resize(32)
+    assert tfms_from_model(resnet34, 32, crop_type=CropType.NO)[1].sizing == Resize(
+        32, "squish", reducing_gap=1
+    )
+    assert tfms_from_model(resnet34, 32, crop_type=CropType.GOOGLENET)[1].sizing == Resize(
+        32, reducing_gap=1
+    )
     _, valid = tfms_from_stats(None, 32, scale=Scale(64))
     found = valid(ramp(64, 64))
     assert (found[0].min(), found[0].max()) == pytest.approx((0.25, 0.75), abs=0.02)
