@@ -228,6 +228,42 @@ def vizsla() -> Callable[..., Done]:
     return run
 
 
+LabelServer = Callable[..., AbstractContextManager[tuple[str, "subprocess.Popen[str]"]]]
+
+
+@pytest.fixture(scope="session")
+def label_server() -> LabelServer:
+    """Return a function of a folder, a size and words, a context in which ``vizsla label`` runs: its address and its process."""
+
+    @contextmanager
+    def run(folder: Path, size: int, *words: str) -> Generator[tuple[str, subprocess.Popen[str]]]:
+        command = [
+            sys.executable,
+            "-m",
+            "vizsla",
+            "label",
+            *words,
+            "--size",
+            str(size),
+            "--port",
+            "0",
+        ]
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # fmt: skip
+            try:
+                assert process.stdout is not None
+                said = ""
+                for line in process.stdout:
+                    said += line
+                    if line.startswith("Label at "):
+                        yield line.split()[2], process
+                        return
+                raise AssertionError(said)
+            finally:
+                process.kill()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def full_disk() -> Callable[..., AbstractContextManager[None]]:
     """Return a function of a number of bytes, a context in which no file of this process can grow beyond it.

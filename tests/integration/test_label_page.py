@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,9 @@ import pytest
 from vizsla import read_fixes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
+    from conftest import LabelServer
     from PIL import Image
 
     from .conftest import Browser  # noqa: TID252 (tests/conftest.py has the plain name)
@@ -26,24 +26,6 @@ pytestmark = pytest.mark.slow
 HOSTILE = "<img src=x onerror=alert(1)>"
 KEYS = {"Enter": 13, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27}
 PHONE, DESK = 390, 1280
-
-
-@contextmanager
-def labelling(folder: Path, *words: str) -> Generator[tuple[str, subprocess.Popen[str]]]:
-    """Run ``vizsla label``: the address of its page and its process."""
-    command = [sys.executable, "-m", "vizsla", "label", *words, "--size", "64", "--port", "0"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # fmt: skip
-        try:
-            assert process.stdout is not None
-            said = ""
-            for line in process.stdout:
-                said += line
-                if line.startswith("Label at "):
-                    yield line.split()[2], process
-                    return
-            raise AssertionError(said)
-        finally:
-            process.kill()
 
 
 def press(browser: Browser, key: str) -> None:
@@ -76,14 +58,14 @@ def photos(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
 
 
 def test_twenty_labels_by_keyboard_outlive_a_kill_and_are_trained_on(
-    browser: Browser, photos: Path, tmp_path: Path
+    browser: Browser, label_server: LabelServer, photos: Path, tmp_path: Path
 ):
     fixes = tmp_path / "photos-fixes.csv"
 
     def kind_of_current() -> str:
         return ("cross", "disc")[int(browser.evaluate("page.cards[page.at].path.slice(0, 2)")) % 2]
 
-    with labelling(tmp_path, "photos") as (address, process):
+    with label_server(tmp_path, 64, "photos") as (address, process):
         browser.open(address)
         settle(browser)
         first = kind_of_current()
@@ -112,7 +94,7 @@ def test_twenty_labels_by_keyboard_outlive_a_kill_and_are_trained_on(
     decided = read_fixes(fixes)
     assert len(decided) == 20
     browser.evaluate("page.waiting = []")  # leaving the page would be asked about
-    with labelling(tmp_path, "photos") as (address, process):
+    with label_server(tmp_path, 64, "photos") as (address, process):
         browser.open(address)
         settle(browser)
         assert browser.evaluate("page.state.counts.decided") == 20
@@ -138,10 +120,10 @@ def test_twenty_labels_by_keyboard_outlive_a_kill_and_are_trained_on(
 
 
 def test_two_tabs_see_one_another_and_the_page_fits_everywhere(
-    browser: Browser, photos: Path, tmp_path: Path
+    browser: Browser, label_server: LabelServer, photos: Path, tmp_path: Path
 ):
     words = [word for name in (HOSTILE, "w" * 80, *"abcdefghij") for word in ("--classes", name)]
-    with labelling(tmp_path, "photos", *words) as (address, _):
+    with label_server(tmp_path, 64, "photos", *words) as (address, _):
         for width, dark in ((PHONE, True), (DESK, False)):
             browser.open(address, width=width, dark=dark)
             settle(browser)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import secrets
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from vizsla.errors import VizslaError, is_out_of_memory
 from vizsla.serve.limits import RefusedError
@@ -34,27 +33,22 @@ _requests = logging.getLogger("vizsla.serve.access")
 
 def configure(*, level: LogLevel, access: bool) -> None:
     """Send the server's own lines and those of uvicorn to standard error; lines about requests only on demand."""
-    handler = {"class": "logging.StreamHandler", "formatter": "json", "filters": []}
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"json": {"()": JsonLines}},
-            "filters": {"few": {"()": FewLines}},
-            "handlers": {"all": handler, "few": {**handler, "filters": ["few"]}},
-            "loggers": {
-                "vizsla.serve": {"handlers": ["few"], "level": level.upper(), "propagate": False},
-                "uvicorn": {"handlers": ["few"], "level": level.upper(), "propagate": False},
-                "vizsla.serve.access": {
-                    "handlers": ["all"],
-                    "level": "INFO" if access else "CRITICAL",
-                    "propagate": False,
-                },
-                # Damaged forms get their answer.
-                "python_multipart": {"level": "CRITICAL"},
-            },
-        }
-    )
+    few, every = logging.StreamHandler[TextIO](), logging.StreamHandler[TextIO]()
+    few.addFilter(FewLines())
+    # Not by logging.config, which closes the handlers of all other libraries; absl's takes standard error along.
+    for name, handler, least in (
+        ("vizsla.serve", few, level.upper()),
+        ("uvicorn", few, level.upper()),
+        ("vizsla.serve.access", every, "INFO" if access else "CRITICAL"),
+    ):
+        handler.setFormatter(JsonLines())
+        logger = logging.getLogger(name)
+        for earlier in tuple(logger.handlers):
+            logger.removeHandler(earlier)
+        logger.addHandler(handler)
+        logger.setLevel(least)
+        logger.propagate = False
+    logging.getLogger("python_multipart").setLevel("CRITICAL")  # damaged forms get their answer
 
 
 class JsonLines(logging.Formatter):

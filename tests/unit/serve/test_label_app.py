@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +25,7 @@ from vizsla.serve import LABEL_ASSETS, build_label_app
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from conftest import Done
+    from conftest import Done, LabelServer
 
     from .conftest import Client, Response  # noqa: TID252 (tests/conftest.py has the plain name)
 
@@ -216,35 +214,20 @@ def test_a_disk_that_is_full_is_said_and_the_decision_can_be_sent_again(
     assert tab.decide(0, "disc").status == 200
 
 
-@contextmanager
-def started(folder: Path, *words: str) -> Generator[tuple[subprocess.Popen[str], str, int]]:
-    """Run ``vizsla label``: its process, its token and its port."""
-    command = [sys.executable, "-m", "vizsla", "label", *words, "--size", "32", "--port", "0"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # fmt: skip
-        try:
-            assert process.stdout is not None
-            said = ""
-            for line in process.stdout:
-                said += line
-                if line.startswith("Label at "):
-                    address = line.split()[2]
-                    port, token = address.removeprefix("http://127.0.0.1:").split("/#")
-                    yield process, token, int(port)
-                    return
-            raise AssertionError(said)
-        finally:
-            process.kill()
+def port_and_token(address: str) -> tuple[int, str]:
+    port, token = address.removeprefix("http://127.0.0.1:").split("/#")
+    return int(port), token
 
 
 @pytest.mark.slow
 def test_a_killed_server_loses_nothing_and_only_one_serves_a_file(
-    photos: Path, client_at: Callable[[int], Client], vizsla: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    photos: Path, client_at: Callable[[int], Client], label_server: LabelServer, vizsla: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ):  # fmt: skip
     monkeypatch.chdir(photos.parent)
     (photos / "broken.jpg").write_bytes(b"no image")
     headers = {"content-type": "application/json"}
-    with started(photos.parent, "photos", "--classes", HOSTILE) as (process, token, port):
-        headers["x-token"] = token
+    with label_server(photos.parent, 32, "photos", "--classes", HOSTILE) as (address, process):
+        port, headers["x-token"] = port_and_token(address)
         body = {"image": 1, "action": "label", "label": HOSTILE, "version": ""}
         answer = client_at(port).ask("POST", "/api/decide", body=json.dumps(body).encode(), headers=headers)  # fmt: skip
         assert answer.status == 200
@@ -252,8 +235,8 @@ def test_a_killed_server_loses_nothing_and_only_one_serves_a_file(
         assert (done.code, str(process.pid) in done.err) == (2, True)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    with started(photos.parent, "photos") as (process, token, port):
-        headers["x-token"] = token
+    with label_server(photos.parent, 32, "photos") as (address, process):
+        port, headers["x-token"] = port_and_token(address)
         state = client_at(port).ask("GET", "/api/state", headers=headers).json
         assert [one["name"] for one in state["classes"]] == ["cross", "disc", HOSTILE]
         assert (state["counts"]["decided"], state["latest"]["image"]) == (1, 1)
@@ -263,6 +246,23 @@ def test_a_killed_server_loses_nothing_and_only_one_serves_a_file(
         said = process.stdout.read()
         assert process.wait(30) == 0
     assert "photos-fixes.csv" in said
+
+
+def test_handlers_of_other_libraries_stay_open(
+    photos: Path, vizsla: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+):
+    closed: list[logging.Handler] = []
+
+    class Foreign(logging.Handler):  # absl's closes standard error
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    foreign = Foreign()
+    monkeypatch.chdir(photos.parent)
+    assert vizsla("label", "photos", "--host", "not.a.host.example").code == 2
+    assert closed == []
+    foreign.close()
 
 
 @pytest.mark.parametrize(
