@@ -23,7 +23,7 @@ from vizsla.data.images.decode import decode_image
 from vizsla.errors import ConfigError, DataError, PictureError, VizslaError
 from vizsla.files import OURS, only_writer
 from vizsla.serve import log
-from vizsla.serve.app import asset, guarded
+from vizsla.serve.app import ASSETS, asset, guarded
 from vizsla.serve.guard import json_response
 from vizsla.serve.limits import Limits, RefusedError
 from vizsla.serve.metrics import Metrics
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
     from vizsla.serve.guard import Guard, HostNames
 
 LABEL_ASSETS = {
+    **{path: ASSETS[path] for path in ("/style.css", "/common.js", "/icon.svg")},
     "/": ("label.html", "text/html; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/label.css": ("label.css", "text/css; charset=utf-8"),
     "/label.js": ("label.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 VIEWS: tuple[View, ...] = get_args(View)
 SIDES = (224, 720)

@@ -2,13 +2,6 @@
 
 // The description of the interface in, a page that people can read out.
 
-function element(name, className, words) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (words !== undefined) made.textContent = words;
-  return made;
-}
-
 function pairs(title, entries) {
   if (!entries.length) return [];
   const list = element("dl", "pairs");
@@ -38,19 +31,19 @@ function call(path, method, operation) {
 }
 
 async function show() {
-  const example = document.getElementById("example");
+  const example = byId("example");
   example.textContent = example.textContent.replaceAll("http://127.0.0.1:8000", location.origin);
   const description = await (await fetch("/openapi.json")).json();
-  document.getElementById("lead").textContent = description.info.description;
+  byId("lead").textContent = description.info.description;
   for (const [path, methods] of Object.entries(description.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
-      document.getElementById("calls").append(call(path, method, operation));
+      byId("calls").append(call(path, method, operation));
     }
   }
 }
 
 show().catch(() => {
-  const trouble = document.getElementById("trouble");
+  const trouble = byId("trouble");
   trouble.textContent = "The server does not answer. Is vizsla serve still running?";
   trouble.hidden = false;
 });

@@ -10,7 +10,6 @@ const MOST_BARS = 200;
 const NUM_NEAREST = 6;
 const MOST_IN_SET = 8;
 
-const byId = (id) => document.getElementById(id);
 const page = { model: null, waiting: [], underWay: 0 };
 
 function percent(share, decimals = 1) {
@@ -23,24 +22,6 @@ function percent(share, decimals = 1) {
 
 function counted(number, one, many = one + "s") {
   return number.toLocaleString("en") + "\u202f" + (number === 1 ? one : many);
-}
-
-function element(name, className, words) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (words !== undefined) made.textContent = words;
-  return made;
-}
-
-// A name that may break after its underscores, hyphens and slashes, as the report has them.
-function breakable(node, name) {
-  node.replaceChildren();
-  for (const part of name.split(/(?<=[/_-])(?=[^/_-])/)) node.append(part, document.createElement("wbr"));
-  return node;
-}
-
-function say(words) {
-  byId("status").textContent = words;
 }
 
 // ---- what the model is

@@ -8,7 +8,6 @@ const BATCH = 18;
 const POLL_MS = 4000, FITTING_MS = 500;
 const MOST_FOUND = 50;
 
-const byId = (id) => document.getElementById(id);
 const token = location.hash.slice(1);
 const page = {
   state: null, view: "todo", cards: [], at: 0, passed: new Set(), versions: new Map(),
@@ -17,24 +16,6 @@ const page = {
 
 function percent(share) {
   return (100 * share).toFixed(1) + "\u202f%";
-}
-
-function element(name, className, words) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (words !== undefined) made.textContent = words;
-  return made;
-}
-
-// A name that may break after its underscores, hyphens and slashes, as the report has them.
-function breakable(node, name) {
-  node.replaceChildren();
-  for (const part of name.split(/(?<=[/_-])(?=[^/_-])/)) node.append(part, document.createElement("wbr"));
-  return node;
-}
-
-function say(words) {
-  byId("status").textContent = words;
 }
 
 // ---- talking to the server
