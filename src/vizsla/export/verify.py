@@ -24,7 +24,7 @@ import torch
 from vizsla.cores import num_cores
 from vizsla.data.images.decode import decode_image, source_name
 from vizsla.data.table.sources import get_image_files
-from vizsla.errors import MissingExtraError, ModelFileError, OutputError
+from vizsla.errors import MissingExtraError, ModelFileError, OutputError, PictureError
 from vizsla.files import atomic_write
 from vizsla.seeding import generator
 from vizsla.text import first_line
@@ -368,16 +368,17 @@ def decoding_parity(predictor: Predictor, files: Iterable[Path]) -> Parity | Non
 
     None if there is no JPEG file among them.
     """
+    jpegs = [file for file in files if file.suffix.lower().startswith((".jpg", ".jpeg"))]
+    decoded = (np.array(decode_image(file, bit_depth=predictor.bit_depth)) for file in jpegs)
+    pairs = zip(predictor.predict_many(decoded), predictor.predict_many(jpegs), strict=True)
     parity = Parity(task=predictor.task)
-    for file in files:
-        if not file.suffix.lower().startswith((".jpg", ".jpeg")):
-            continue
-        decoded = np.array(decode_image(file, bit_depth=predictor.bit_depth))
-        in_full, found = (
-            predictor.predict(image).probabilities[None].float().numpy()
-            for image in (decoded, file)
-        )
-        parity = parity.with_batch(Golden(name=source_name(file), answers=in_full), found=found)
+    for (_, in_full), (file, found) in pairs:
+        if isinstance(in_full, PictureError):
+            raise in_full
+        if isinstance(found, PictureError):
+            raise found
+        expected, answer = (one.probabilities[None].float().numpy() for one in (in_full, found))
+        parity = parity.with_batch(Golden(name=source_name(file), answers=expected), found=answer)
     return parity if parity.num_images else None
 
 
