@@ -442,7 +442,11 @@ def label(
             write_fixes(file, read_fixes(data / FIXES))
         for note in images.notes:
             display.line(note)
-        return open_labelling(images, num_own=num_own, file=file, config=config, classes=classes, display=display)  # fmt: skip
+        labelling = open_labelling(images, num_own=num_own, file=file, config=config, classes=classes, display=display)  # fmt: skip
+        if labelling.num_elsewhere:
+            rows = counted(labelling.num_elsewhere, "row")
+            display.line(f"{file} has {rows} about images that are not here; vizsla train refuses it until you delete them.")  # fmt: skip
+        return labelling
 
     def command(labelling: Labelling) -> str:
         new = ["--new-classes"] if labelling.names_new_classes else []

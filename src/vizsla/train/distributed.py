@@ -125,11 +125,6 @@ def any_on_device(flag: Tensor) -> Tensor:
     return found > 0
 
 
-def wait_for_all() -> None:
-    """Go on when every process has come here: what the main one wrote before exists then."""
-    any_of(flag=False)
-
-
 def own_part(loader: DataLoader, **options: Any) -> Generator[Batch]:
     """Yield this process's part of the batches of a loader, without those that leave it no images."""
     with closing(loader.batches(share=share(), **options)) as batches:
