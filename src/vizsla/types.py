@@ -333,11 +333,13 @@ class Preprocessing:
     """What a set of pretrained weights expects of its images; it travels with the weights.
 
     Attributes:
-        mean: Per channel (RGB), subtracted from values scaled to 0-1.
+        mean: Per channel (RGB), subtracted from values scaled to 0-1; one number for a network of one channel.
         std: Per channel (RGB), divided by after that.
         size: The size the weights were trained for; other sizes work with most networks.
+        grey: Whether colours become grey first. A network of three channels gets three equal ones.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     size: Size = (224, 224)
+    grey: bool = False

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vizsla import (
+    CategoryBlock,
     ConfigError,
+    DataBlock,
+    ImageBlock,
     ImageDataLoaders,
     Learner,
     ModelFileError,
     Normalize,
+    PILImageBW,
     Predictor,
+    RandomSplitter,
     Resize,
     accuracy,
+    get_image_files,
     grad_cam,
     load_learner,
+    parent_label,
     vision_learner,
 )
 from vizsla.export import export_model
@@ -57,11 +66,27 @@ def own_body() -> nn.Sequential:
     )
 
 
+def grey_network() -> nn.Sequential:
+    layers = nn.Conv2d(1, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, 2))
+
+
 @pytest.fixture
 def dls(image_folder: Path) -> Any:
     options: Any = {"bs": 4, "num_workers": 0, "device": "cpu"}
     return ImageDataLoaders.from_folder(
         image_folder, valid_pct=0.25, seed=1, item_tfms=Resize(SIZE), **options
+    )
+
+
+@pytest.fixture
+def grey_block() -> DataBlock:
+    return DataBlock(
+        (ImageBlock(PILImageBW), CategoryBlock),
+        get_items=get_image_files,
+        get_y=parent_label,
+        splitter=RandomSplitter(0.25, seed=1),
+        item_tfms=Resize(SIZE),
     )
 
 
@@ -255,3 +280,44 @@ def test_images_are_not_normalised_where_vision_learner_is_told_so(image_folder:
         )
         assert untrained(dls).model.preprocessing.mean[0] == 0.5
         assert untrained(dls, normalize=False).model.preprocessing.mean[0] == mean
+
+
+@pytest.mark.parametrize("normalize", [None, Normalize.from_stats([0.4], [0.2])])
+def test_networks_of_one_channel_see_grey_images_everywhere(
+    grey_block: DataBlock, image_folder: Path, tmp_path: Path, normalize: Normalize | None
+):
+    block = replace(grey_block, batch_tfms=normalize)
+    dls: Any = block.dataloaders(image_folder, bs=4, device="cpu", num_workers=0)
+    images = dls.valid.one_batch()[0].as_subclass(Tensor)
+    file = dls.valid.items[0]
+    block = replace(block, blocks=(ImageBlock, CategoryBlock))
+    colours = block.dataloaders(image_folder, bs=4, device="cpu", num_workers=0).valid.one_batch()[
+        0
+    ]
+    weights = torch.tensor([0.299, 0.587, 0.114])  # of Pillow's mode L
+    expected = torch.einsum("bchw,c->bhw", colours.as_subclass(Tensor), weights)[:, None]
+    torch.testing.assert_close(images, expected)
+    learner = Learner(dls, grey_network(), path=tmp_path, quiet=True)
+    learner.fit(1)
+    seen = images[:1] if normalize is None else normalize(images[:1])
+    logits = learner.model.eval()(seen)
+    answer = learner.predict(file)[2]
+    torch.testing.assert_close(answer, logits.softmax(1)[0].detach())
+    opened = Predictor.load(learner.export(), "cpu", builder=grey_network)
+    torch.testing.assert_close(opened.predict(file).probabilities, answer)
+
+
+def test_networks_by_name_get_grey_images_in_three_channels(
+    grey_block: DataBlock, image_folder: Path, tmp_path: Path
+):
+    dls: Any = grey_block.dataloaders(image_folder, bs=4, device="cpu", num_workers=0)
+    learner = untrained(dls, n_in=1, path=tmp_path)
+    file, in_grey = dls.valid.items[0], tmp_path / "grey.png"
+    with Image.open(file) as colours:
+        colours.convert("L").save(in_grey)
+    model = learner.export()
+    predictor = Predictor.load(model, "cpu")
+    answer, same = (predictor.predict(one).probabilities for one in (file, in_grey))
+    torch.testing.assert_close(answer, learner.predict(file)[2])
+    torch.testing.assert_close(same, answer, atol=5e-3, rtol=0)
+    assert read_manifest(model).preprocessing.grey

@@ -107,7 +107,7 @@ def check_own_parts(classifier: Classifier, example: Callable[[], Tensor]) -> No
             what = f"The head {type(head.layers).__name__} is given maps {tuple(maps[-1].shape)} of {classifier.backbone.spec.name}"
         else:
             run = partial(classifier, images)
-            what = f"The network {classifier.backbone.spec.name} is given RGB images {tuple(images.shape)} with values 0 to 1"
+            what = f"The network {classifier.backbone.spec.name} is given images {tuple(images.shape)} with values 0 to 1"
         try:
             outputs = run()
         except Exception as error:

@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 AGAIN = "Copy the file again from where it came, or export the model again."
 FORMAT_NAME = "vizsla-model"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """The newest format; it rises when a file can no longer be read by older versions of vizsla.
 
 Format 1 has one class per image. Several labels and numbers are format 2, so that an older version does not take them for
 classes. A bit depth below 16 is format 3: an older version would see 16-bit images almost black. Classes that differ by left and
 right, and thresholds of several labels, are format 4: an older version would average over mirror images, or decide at 0.5. So are
-parts of the network that are the user's own. A file is written in the lowest format that can hold it.
+parts of the network that are the user's own. Networks that see grey images are format 5. A file is written in the lowest format that can hold it.
 """
 
 _FULL_DEPTH = 16
@@ -137,6 +137,8 @@ def manifest_to_json(manifest: Manifest) -> str:
         version = 3
     if not manifest.flip or manifest.thresholds is not None or manifest.own_parts:
         version = 4
+    if manifest.preprocessing.grey:
+        version = 5
     content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
     if manifest.class_type == "text":
         del content["class_type"]
@@ -145,6 +147,8 @@ def manifest_to_json(manifest: Manifest) -> str:
             del content[name]
     if manifest.flip:
         del content["flip"]
+    if version < 5:
+        del content["preprocessing"]["grey"]
     for metric in content["metrics"]:
         metric |= {end: None for end in _ENDS if not math.isfinite(metric[end])}
     # Not msgspec.json, which cannot write or read the lone surrogates of file names that are not valid Unicode.
@@ -270,7 +274,18 @@ def _expectations(manifest: Manifest) -> Generator[tuple[str, bool, str]]:
         longest <= LONGEST_CLASS_NAME,
         f"names of at most {LONGEST_CLASS_NAME:,} characters",
     )
-    yield "preprocessing.std", min(manifest.preprocessing.std) > 0, "positive numbers"
+    preprocessing = manifest.preprocessing
+    channels = len(preprocessing.mean)
+    yield (
+        "preprocessing.mean",
+        channels in ((1, 3) if preprocessing.grey else (3,)),
+        "a number for each channel",
+    )
+    yield (
+        "preprocessing.std",
+        len(preprocessing.std) == channels and min(preprocessing.std) > 0,
+        "as many positive numbers",
+    )
     sizes = {
         "preprocessing.size": manifest.preprocessing.size,
         "resize.size": manifest.resize and manifest.resize.size,

@@ -1,6 +1,5 @@
 """What the other packages use of vizsla.models."""
 
-from .backbones import adapt_input_channels as adapt_input_channels
 from .backbones import architecture_function as architecture_function
 from .backbones import build_backbone as build_backbone
 from .backbones import torchvision_backbone as torchvision_backbone

@@ -141,16 +141,6 @@ def build_backbone(
     return backbone
 
 
-def adapt_input_channels(backbone: Backbone, n_in: int) -> Backbone:
-    """Return the backbone for 3 channels and refuse other numbers: decoding makes every image RGB, grey ones too."""
-    if n_in != 3:
-        raise ConfigError(
-            f"n_in is 3: images become RGB when they are decoded, grey ones too. Received: {n_in!r}. "
-            "Leave n_in out; a network for other channels can be trained with torch itself."
-        )
-    return backbone
-
-
 def architecture_function(name: str) -> Callable[..., nn.Module]:
     """Return the function ``build(pretrained=False, **options)`` of an architecture, for ``vision_learner(dls, resnet34)``.
 

@@ -70,8 +70,8 @@ class Classifier(nn.Module):
         self.task: Task = task
         self.class_type: ClassType = class_type
         # Not saved with the weights: they are in the backbone's preprocessing, and once is enough.
-        mean = torch.tensor(backbone.preprocessing.mean).view(1, 3, 1, 1)
-        std = torch.tensor(backbone.preprocessing.std).view(1, 3, 1, 1)
+        mean = torch.tensor(backbone.preprocessing.mean).view(1, -1, 1, 1)
+        std = torch.tensor(backbone.preprocessing.std).view(1, -1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
@@ -92,7 +92,7 @@ class Classifier(nn.Module):
         return self.backbone.preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits ``(B, C)`` of RGB images, floating point ``(B, 3, H, W)`` with values 0-1."""
+        """Return logits ``(B, C)`` of RGB or grey images, floating point ``(B, 3 or 1, H, W)`` with values 0-1."""
         return self.head(self.backbone(self._normalised(images)))
 
     def activation(self, logits: Tensor) -> Tensor:
@@ -112,11 +112,13 @@ class Classifier(nn.Module):
         return self.backbone(self._normalised(images))
 
     def _normalised(self, images: Tensor) -> Tensor:
-        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
+        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ConfigError(
-                "A classifier takes floating point images (B, 3, H, W) with values 0-1. "
+                "A classifier takes floating point images (B, 3, H, W), or grey ones (B, 1, H, W), with values 0-1. "
                 f"Received: {images.dtype} {tuple(images.shape)}. Images of bytes become floats in the augmentation."
             )
+        if self.preprocessing.grey:
+            images = in_grey(images)
         return (images - self.mean) / self.std
 
     def place(self, device: torch.device) -> Classifier:
@@ -127,6 +129,14 @@ class Classifier(nn.Module):
         if isinstance(self.head, NoHead):
             return self.to(device=device)
         return self.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (stub lacks it)
+
+
+def in_grey(images: Tensor) -> Tensor:
+    """Return RGB images, floating point ``(B, 3, H, W)``, in grey, ``(B, 1, H, W)``, with the weights of Pillow's mode L."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R 601-2
 
 
 @contextmanager

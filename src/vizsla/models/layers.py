@@ -7,6 +7,7 @@ Shapes: B images, C channels, h x w the size of a map.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections import OrderedDict
@@ -491,6 +492,19 @@ def has_pool_type(m: nn.Module) -> bool:
     return any(re.search(r"Pool[123]d$", type(part).__name__) for part in m.modules())
 
 
+def _sum_first_channels(network: nn.Module) -> None:
+    """Let the first convolution of a network take one channel, as if it got that three times."""
+    convolutions = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    name, first = next(iter(convolutions.items()), ("", None))
+    if first is None or first.in_channels != 3:
+        raise ConfigError(
+            f"n_in=1 needs a network whose first convolution takes 3 channels. Received: {type(network).__name__}"
+        )
+    grey = copy.deepcopy(first)
+    grey.in_channels, grey.weight = 1, nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
+    network.set_submodule(name, grey)
+
+
 def in_channels(m: nn.Module) -> int:
     """Return how many channels the first convolution of a network takes."""
     for weight in m.parameters():
@@ -532,7 +546,7 @@ def create_body(
 
     Args:
         model: A network, or a function such as ``resnet34``, which is called with ``pretrained``.
-        n_in: Channels of an image; only 3 is accepted.
+        n_in: Channels of an image: 3 or 1. For 1 the first convolution gets the sum of its weights over the channels.
         pretrained: Start from published weights, where ``model`` is a function.
         cut: Where to cut, as in ``list(model.children())[:cut]``, or a function that does it; None is before the last child that pools.
 
@@ -545,10 +559,10 @@ def create_body(
             "vision_learner(dls, NAME)."
         )
     network = model if isinstance(model, nn.Module) else model(pretrained=pretrained)
-    if n_in != 3:
-        raise ConfigError(
-            f"n_in is 3: images become RGB when they are decoded, grey ones too. Received: {n_in!r}. Leave n_in out."
-        )
+    if n_in not in (1, 3):
+        raise ConfigError(f"n_in is 3, or 1 for grey images. Received: {n_in!r}")
+    if n_in == 1:
+        _sum_first_channels(network)
     if callable(cut):
         return cut(network)
     children = list(network.children())

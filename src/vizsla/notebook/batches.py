@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from vizsla.augment.batch_augmentation import BatchAugmentation
-from vizsla.data.images.item_transforms import item_pipeline
+from vizsla.data.images.item_transforms import Grey, item_pipeline
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.order import rows_of, turns_of
 from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate.plots import image_grid, set_fitting_titles
 from vizsla.lists import L
+from vizsla.models.classifier import in_grey
 from vizsla.notebook.summary import transforms_of
 from vizsla.notebook.tensors import TensorImage, as_target
 from vizsla.train.losses import loss_for
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
-    from vizsla.types import Batch, ImageTable
+    from vizsla.types import Batch
 
 
-def dressed(batch: Batch, *, table: ImageTable) -> tuple[Tensor, Tensor]:
+def dressed(batch: Batch, *, loader: DataLoader) -> tuple[Tensor, Tensor]:
     """Return images and targets of a batch as tensors that print their kind; images alone where no label is known."""
-    images = TensorImage(batch.images)
+    images = TensorImage(in_grey(batch.images) if loader.loader.reader.items.grey else batch.images)
     if not bool(is_labelled(batch.targets).any()):
         return (images,)  # pyright: ignore[reportReturnType] (nothing to unpack, as in fastai)
-    return images, as_target(batch.targets, task=table.task)
+    return images, as_target(batch.targets, task=loader.table.task)
 
 
 def usual_positions(loader: DataLoader) -> list[int]:
@@ -115,7 +116,7 @@ def _one_image(loader: DataLoader, count: int) -> tuple[Tensor, Tensor]:
     """Return the first image ``count`` times, cropped and augmented differently each time."""
     rows = rows_of(loader.loader.plan()[0][:1]) if len(loader) else loader.rows
     for batch in loader.read_plan([turns_of(rows.repeat(count))], epoch=loader.next_look()):
-        return dressed(batch, table=loader.table)
+        return dressed(batch, loader=loader)
     raise DataError("There is no batch to show: this loader was given no images.")
 
 
@@ -128,8 +129,9 @@ def with_items(reader: ImageReader, transforms: Sequence[Any]) -> ImageReader:
     """Return a reader that does more to each image."""
     items = reader.items
     sizing = [] if items.sizing is None else [items.sizing]
+    grey = [Grey()] if items.grey else []
     return ImageReader(
-        resize=item_pipeline([*items.before, *sizing, *items.after, *transforms]),
+        resize=item_pipeline([*grey, *items.before, *sizing, *items.after, *transforms]),
         cache=reader.cache,
         truncated=reader.truncated,
         bit_depth=reader.bit_depth,

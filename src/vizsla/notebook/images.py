@@ -302,7 +302,7 @@ class PILImage(Image.Image):
 class PILImageBW(PILImage):
     """A grey Pillow image; prints as ``PILImageBW mode=L size=28x28``.
 
-    Batches have three channels all the same, equal ones for grey images: what ``ImageBlock(cls=PILImageBW)`` reads.
+    With ``ImageBlock(cls=PILImageBW)`` batches are grey, ``(B, 1, H, W)``, and a network of your own gets one channel.
     """
 
     is_grey = True

@@ -28,7 +28,7 @@ from vizsla.infer.run import (
 from vizsla.lists import L
 from vizsla.model_file.bundle import save_bundle
 from vizsla.model_file.final_resize import storable
-from vizsla.models.backbones import adapt_input_channels, build_backbone
+from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import HEAD_DEFAULTS, ConcatPoolHead, HeadOptions, OwnHead
 from vizsla.predict.predictor import AnyImage, Prediction, Predictor
@@ -516,7 +516,8 @@ def vision_learner(
         bn_final: End it with one.
         lin_first: Linear layers before norms.
         y_range: Squeeze the outputs between these bounds.
-        n_in: Channels of an image; images are RGB here, so it is 3.
+        n_in: Channels of an image: 3, or 1 where the data is of ``PILImageBW``. A network with three gets three equal ones, which is
+            the same as the sum of its first weights.
         options: ``loss_func``, ``metrics``, ``cbs``, ``wd`` and all other arguments of a ``Trainer``, by name.
 
     Returns:
@@ -550,11 +551,21 @@ def vision_learner(
         raise ConfigError(
             "vision_learner needs the name of a network, such as 'efficientnet_lite0', or weights=FILE of a model, which says it."
         )
-    backbone = adapt_input_channels(backbone, n_in)
-    if not normalize:
-        backbone.preprocessing = replace(
-            loaders_preprocessing(dls), size=backbone.preprocessing.size
+    grey = dls.reader.items.grey
+    if n_in not in ((1, 3) if grey else (3,)):
+        raise ConfigError(
+            f"n_in is 3: images become RGB when they are decoded. Received: {n_in!r}. Leave it out; for grey images use "
+            "ImageBlock(PILImageBW)."
         )
+    found = backbone.preprocessing if normalize else loaders_preprocessing(dls)
+    channels = 3 // len(found.mean)
+    backbone.preprocessing = replace(
+        found,
+        mean=found.mean * channels,
+        std=found.std * channels,
+        size=backbone.preprocessing.size,
+        grey=grey,
+    )
     settings = HeadOptions(
         lin_ftrs=lin_ftrs,
         ps=ps,

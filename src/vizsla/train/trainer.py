@@ -791,10 +791,11 @@ class Trainer:
         return [float(loss), *(float(metric(logits, targets)) for metric in self.metrics)]
 
     def _example(self) -> Tensor:
-        """Return a black image of the size that the network sees, ``(1, 3, H, W)``, or one of the data where sizes differ."""
+        """Return a black image of the size that the network sees, ``(1, 3 or 1, H, W)``, or one of the data where sizes differ."""
         size, table = self.dls.final_size, self.dls.table
         if size is not None:
-            return torch.zeros((1, 3, *size), device=self.dls.device)
+            channels = len(self.classifier.preprocessing.mean)
+            return torch.zeros((1, channels, *size), device=self.dls.device)
         rows = torch.cat([table.train_rows, table.valid_rows])
         return self.dls.loader_for(rows[:1]).one_batch()[0].as_subclass(torch.Tensor)
 
@@ -813,21 +814,25 @@ class Trainer:
 
 
 def loaders_preprocessing(dls: DataLoaders) -> Preprocessing:
-    """Return how loaders normalise images, by ``Normalize`` among their transforms; without it images stay 0-1.
+    """Return how loaders prepare images for a network of the user's: by ``Normalize`` among their transforms; without it they stay 0-1.
 
     Raises:
         ConfigError: It is for another number of channels.
     """
-    normalize = dls.augmentation.normalize
+    normalize, grey = dls.augmentation.normalize, dls.reader.items.grey
+    channels = 1 if grey else 3
     if normalize is None:
-        return Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
+        return Preprocessing(mean=(0,) * channels, std=(1,) * channels, grey=grey)
     statistics = normalize.set_up(dls.train)
     mean, std = statistics.mean or (), statistics.std or ()
-    if len(mean) != 3 or len(std) != 3:
-        raise ConfigError(
-            f"Images are RGB, so Normalize has three means and spreads. Received: {normalize}"
+    if len(mean) != channels or len(std) != channels:
+        wanted = (
+            "grey, so Normalize has one mean and spread"
+            if grey
+            else "RGB, so Normalize has three means and spreads"
         )
-    return Preprocessing(mean=mean, std=std)
+        raise ConfigError(f"Images are {wanted}. Received: {normalize}")
+    return Preprocessing(mean=mean, std=std, grey=grey)
 
 
 def _check_model(model: nn.Module, dls: DataLoaders) -> None:

@@ -20,7 +20,6 @@ from vizsla.models import (
     ConcatPoolHead,
     SequentialMaps,
     Weights,
-    adapt_input_channels,
     build_backbone,
     middle_part,
     own_stages,
@@ -248,14 +247,6 @@ def test_transformers_of_torchvision_are_halved():
             backbone = build_backbone(f"torchvision:{name}", pretrained=False)
         assert backbone.early_end == early_end
         assert len(backbone.stage_channels) == num_maps
-
-
-def test_images_have_three_channels():
-    backbone = build_backbone(nn.Identity())
-    assert adapt_input_channels(backbone, 3) is backbone
-    for n_in in (1, 2, 4):
-        with pytest.raises(ConfigError, match=rf"n_in.*{n_in}"):
-            adapt_input_channels(backbone, n_in)
 
 
 def test_own_network_keeps_its_weights_and_preprocessing():

@@ -80,7 +80,15 @@ def test_a_body_that_cannot_be_cut_off_is_refused_by_name():
     for model, options in (
         (nn.Sequential(nn.Conv2d(3, 4, 1)), {}),
         ("resnet18", {}),
-        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2)), {"n_in": 1}),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2)), {"n_in": 2}),
+        (nn.Sequential(nn.Conv2d(2, 4, 1), nn.AvgPool2d(2)), {"n_in": 1}),
     ):
         with pytest.raises(ConfigError, match=r"Sequential has no child|vision_learner|n_in"):
             create_body(model, **options)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_body_for_grey_images_sums_the_weights_of_its_first_convolution():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2))
+    grey = torch.rand(2, 1, 8, 8)
+    expected = network[0](grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(create_body(network, n_in=1)(grey), expected)

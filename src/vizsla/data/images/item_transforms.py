@@ -118,7 +118,13 @@ class DihedralItem(RandomFlip):
 ImageFunction = Callable[[Pixels], Pixels]
 """A custom item transform: uint8 ``(H, W, 3)`` to uint8 ``(H, W, 3)``; it may write into what it is given."""
 
-ItemTransform = Sizing | RandomFlip | ImageFunction | OwnTransform
+
+@dataclass(frozen=True)
+class Grey:
+    """Networks see grey images. Readers keep the colours: the classifier makes them grey, so a model file does, too."""
+
+
+ItemTransform = Sizing | RandomFlip | ImageFunction | OwnTransform | Grey
 ItemTransforms = ItemTransform | Sequence[ItemTransform] | None
 
 
@@ -139,11 +145,13 @@ class ItemPipeline:
             is random, or will still do tomorrow what it did today.
         sizing: Brings the image to its size; None leaves it at its own.
         after: Functions that see the image at its size, called each time it is used, and random flips.
+        grey: Whether networks see grey images, see ``Grey``.
     """
 
     before: tuple[ImageFunction | OwnTransform, ...] = ()
     sizing: Sizing | None = None
     after: tuple[RandomFlip | ImageFunction | OwnTransform, ...] = ()
+    grey: bool = False
 
     @property
     def num_draws(self) -> int:
@@ -211,7 +219,7 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     if isinstance(item_tfms, ItemPipeline):
         return item_tfms
     listed: list[Any] = list(item_tfms) if isinstance(item_tfms, list | tuple) else [item_tfms]
-    transforms = instances(listed)
+    transforms = instances([one for one in listed if not isinstance(one, Grey)])
     usable = all(callable(one) and not isinstance(one, BatchTransform) for one in transforms)
     places = [place for place, one in enumerate(transforms) if isinstance(one, Sizing)]
     together = not places or places[-1] - places[0] == len(places) - 1
@@ -244,6 +252,7 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
         before=tuple(sorted(first, key=_order)),
         sizing=sizing,
         after=tuple(sorted(after, key=_order)),
+        grey=any(isinstance(one, Grey) for one in listed),
     )
 
 

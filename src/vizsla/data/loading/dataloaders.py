@@ -142,7 +142,7 @@ class DataLoader:
 
         with closing(self.batches()) as batches:
             for batch in batches:
-                yield dressed(batch, table=self.table)
+                yield dressed(batch, loader=self)
 
     def batches(
         self,
@@ -200,7 +200,7 @@ class DataLoader:
                 look different each time.
 
         Returns:
-            ``TensorImage`` float32 ``(B, 3, H, W)`` with values 0-1, and ``TensorCategory`` int64 ``(B,)`` (or the type that
+            ``TensorImage`` float32 ``(B, 3, H, W)`` with values 0-1 (one channel with ``PILImageBW``), and ``TensorCategory`` int64 ``(B,)`` (or the type that
             fits the labels), on the device; the images alone where no label is known.
 
         Raises:
@@ -214,7 +214,7 @@ class DataLoader:
         else:
             plan = chosen_plan(self, num_batches=1)
         for batch in self.read_plan(plan, epoch=epoch):
-            return dressed(batch, table=self.table)
+            return dressed(batch, loader=self)
         raise DataError("There is no batch to show: this loader was given no images.")
 
     @property
@@ -376,7 +376,7 @@ class DataLoader:
             figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
             unique: Show one image several times, as different epochs of training see it.
             show: False draws nothing and returns what would be drawn, as from ``decode_batch``.
-            cmap: Changes nothing: grey images have three equal channels.
+            cmap: Changes nothing: grey images are drawn grey.
 
         Raises:
             ConfigError: There is no image to show, or a number is not positive.

@@ -7,12 +7,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import numpy as np
 import torch
 from PIL import Image
 
 from vizsla.augment.batch_augmentation import instances
-from vizsla.data.images.item_transforms import function_name
+from vizsla.data.images.item_transforms import Grey, function_name
 from vizsla.data.loading.dataloaders import (
     BatchTransforms,
     DataLoader,
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from vizsla.data.images.item_transforms import ItemTransforms
-    from vizsla.data.images.sizing import Pixels
     from vizsla.notebook.datasets import Datasets
     from vizsla.types import ClassType, ImageTable, Task
 
@@ -71,8 +69,8 @@ class ImageBlock:
     """The input is an image.
 
     Args:
-        cls: The class that notebooks open images with. ``PILImageBW`` makes colours grey; images keep three channels, which are
-            equal then.
+        cls: The class that notebooks open images with. ``PILImageBW``: batches that a person looks at are grey, ``(B, 1, H, W)``,
+            and so are images for a network of one channel; others get three equal ones.
     """
 
     cls: type[Image.Image] | None = field(default=None, repr=False)
@@ -80,13 +78,7 @@ class ImageBlock:
     @property
     def item_tfms(self) -> list[Any]:
         """What is done to images because of the class."""
-        return [make_grey] if getattr(self.cls, "is_grey", False) else []
-
-
-def make_grey(pixels: Pixels) -> Pixels:
-    """Return an image uint8 ``(H, W, 3)`` with three equal channels."""
-    grey = np.asarray(Image.fromarray(pixels).convert("L"))
-    return np.repeat(grey[:, :, None], 3, axis=2)
+        return [Grey()] if getattr(self.cls, "is_grey", False) else []
 
 
 @dataclass(frozen=True)
