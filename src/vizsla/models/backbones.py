@@ -1,7 +1,8 @@
 """Build backbones by name: a network without its classifier, with its weights and what they expect of images.
 
 Weights are looked for in this order: a given file, the caches of this machine, the hub. The weights of
-``efficientnet_lite0`` come from an installed package instead, so that it works anywhere at once.
+``efficientnet_lite0`` come from an installed package instead, so that it works anywhere at once; those of ``efficientnet_lite1``
+and ``_lite2`` too, where their packages (extra ``weights``) are installed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from vizsla.errors import ConfigError, WeightsError
+from vizsla.errors import ConfigError, WeightsError, install_command
 from vizsla.models.names import (
     FUNCTION_NAMES,
     NAME_ATTRIBUTE,
     PACKAGED_NAME,
+    PACKAGED_NAMES,
     TORCHVISION_PREFIX,
     XRESNET_NAMES,
     Architecture,
@@ -27,6 +29,7 @@ from vizsla.models.names import (
     kept_parts,
     resolve_architecture,
     split_cut_name,
+    torchvision_names,
 )
 from vizsla.models.stages import (
     Backbone,
@@ -39,18 +42,22 @@ from vizsla.models.stages import (
     token_stages,
 )
 from vizsla.models.weights import (
+    PACKAGES,
     TIMM_NAME,
     UNKNOWN_LICENCE,
     PublishedFile,
     Weights,
+    cached_file,
     find_weights_file,
     hub_from_environment,
-    lite0_names,
+    is_packaged,
+    lite_names,
     load_weights,
     packaged_weights,
     read_weights_file,
 )
 from vizsla.seeding import derive_seed
+from vizsla.text import joined
 from vizsla.types import Preprocessing, Size
 
 if TYPE_CHECKING:
@@ -200,23 +207,29 @@ def whole_network(network: nn.Module, *, preprocessing: Preprocessing) -> Backbo
 
 
 def _timm_backbone(name: str, *, pretrained: bool, given: Weights | None) -> Backbone:
-    """Build a network of timm; the weights of EfficientNet-Lite0 come from an installed package."""
+    """Build a network of timm; the weights of EfficientNet-Lites come from installed packages."""
     from timm.models import PretrainedCfg, get_pretrained_cfg
 
+    is_published = given is None and pretrained
+    if is_published and name != PACKAGED_NAME:
+        # timm has no weights for its own efficientnet_lite1 and _lite2, which pad images in another way.
+        name = PACKAGED_NAMES.get(name, name)
     timm_name = TIMM_NAME if name == PACKAGED_NAME else name
     record = get_pretrained_cfg(timm_name) or PretrainedCfg()
     weights = given or _RANDOM
-    if given is not None or not pretrained:
+    if is_published and timm_name in PACKAGES and (name == PACKAGED_NAME or is_packaged(timm_name)):
+        weights = packaged_weights(timm_name)
         network = _timm_network(timm_name, record)
-    elif name == PACKAGED_NAME:
-        weights = packaged_weights()
-        network = _timm_network(timm_name, record)
-    else:
+    elif is_published:
         weights = _published_timm_weights(name, record)
         network = _timm_network(timm_name, record, published=weights)
         weights = replace(weights, tensors={})  # timm has loaded them
+    else:
+        network = _timm_network(timm_name, record)
     if weights.tensors:
-        tensors = weights.tensors if name != PACKAGED_NAME else lite0_names(weights.tensors)
+        tensors = weights.tensors
+        if timm_name in PACKAGES:
+            tensors = lite_names(tensors, name=timm_name)
         classifier = _names(record.classifier)
         named = replace(weights, tensors=tensors)
         load_weights(network, named, ignored=classifier, what=f"the network {name}")
@@ -373,19 +386,46 @@ def _create_timm_network(
 
 
 def _published_timm_weights(name: str, record: PretrainedCfg) -> Weights:
+    licence = record.license or UNKNOWN_LICENCE
+    return _published_weights(_timm_file(record), what=f"timm's {name}", licence=licence)
+
+
+def _timm_file(record: PretrainedCfg) -> PublishedFile:
+    """Return where the weights of a network of timm are published."""
     usual = record.hf_hub_filename or "pytorch_model.bin"
     # The same weights without a pickle around them, under the name that timm gives them there.
     safe = usual.replace("pytorch_model", "model").removesuffix(".bin") + ".safetensors"
     url = record.url if isinstance(record.url, str) else ""
     needs_own_reader = url.endswith(".npz")
-    published = PublishedFile(
+    return PublishedFile(
         repository="" if str(record.custom_load) == "hf" else record.hf_hub_id or "",
         names=(safe, usual) if usual.endswith(".bin") else (usual,),
         url="" if needs_own_reader else url,
     )
-    return _published_weights(
-        published, what=f"timm's {name}", licence=record.license or UNKNOWN_LICENCE
-    )
+
+
+def local_networks() -> tuple[str, ...]:
+    """Return the names of the networks whose weights are on this machine: installed packages, then the caches, small files first.
+
+    Nothing is fetched. The caches are those of huggingface_hub and torch.hub.
+    """
+    from timm.models import get_pretrained_cfg, list_pretrained
+
+    packaged = [name for name, own in PACKAGED_NAMES.items() if is_packaged(own)]
+    hub = hub_from_environment()
+    published: dict[str, PublishedFile] = {}
+    if hub.hub_cache.is_dir() or hub.url_cache.is_dir():
+        records = {name: get_pretrained_cfg(name) for name in list_pretrained()}
+        published = {name: _timm_file(record) for name, record in records.items() if record}
+    if hub.url_cache.is_dir():  # importing torchvision takes a second
+        from torchvision import models
+
+        for name in torchvision_names():
+            url = str(cast("Any", models.get_model_weights(name)).DEFAULT.url)
+            published[TORCHVISION_PREFIX + name] = PublishedFile(url=url)
+    found = {name: cached_file(each, hub=hub) for name, each in published.items()}
+    sizes = {name: path.stat().st_size for name, path in found.items() if path is not None}
+    return (*packaged, *sorted(sizes, key=lambda name: sizes[name]))
 
 
 def _published_weights(published: PublishedFile, *, what: str, licence: str) -> Weights:
@@ -394,9 +434,10 @@ def _published_weights(published: PublishedFile, *, what: str, licence: str) -> 
         path = find_weights_file(published, hub=hub_from_environment())
     except WeightsError as error:
         raise WeightsError(
-            f"There are no pretrained weights for {what}: {error}. Give a file of weights (--weights FILE, in Python weights=FILE), use the "
-            f"architecture {PACKAGED_NAME!r}, whose weights come with an installed package, or start from random weights "
-            "(pretrained=False), which need far more images and epochs."
+            f"There are no pretrained weights for {what}: {error}. Give a file of weights (--weights FILE, in Python weights=FILE), use an "
+            f"architecture whose weights are on this machine ({joined([repr(name) for name in local_networks()], limit=12)}), or start "
+            "from random weights (pretrained=False), which need far more images and epochs. Those of efficientnet_lite1 and _lite2 come "
+            f"with: {install_command('weights')}"
         ) from error
     publisher = "torchvision" if "pytorch.org" in published.url else published.url
     return Weights(

