@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vizsla.data.images.decode import cause_of
+from vizsla.data.storage.storage import read_bytes
 from vizsla.data.table.sources import get_image_files
 from vizsla.errors import ConfigError, OutputError, PictureError
 from vizsla.predict.formats import Format, header_line, row_line
@@ -192,9 +193,10 @@ def _explained(folder: Path) -> Generator[None]:
 
 
 def _copy(image: Path, target: Path) -> None:
-    with image.open("rb") as source, target.open("xb") as copy:
+    data = read_bytes(image)
+    with target.open("xb") as copy:
         try:
-            shutil.copyfileobj(source, copy)
+            copy.write(data)
         except BaseException:
             target.unlink()
             raise

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vizsla.data.images.decode import cause_of
+from vizsla.data.storage.storage import is_there
 from vizsla.data.table.sources import check_folder, get_image_files, walk_folders
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
@@ -163,7 +164,7 @@ def walk_images(folder: Path) -> Iterator[str]:
 
 def _exists(path: Path) -> bool:
     try:
-        return path.exists()
+        return path.exists() or is_there(path)
     except OSError:  # for example a name that is too long for the file system
         return False
 

@@ -28,6 +28,7 @@ from vizsla.data.cache import (
     expected_bytes,
 )
 from vizsla.data.images import ImageReader
+from vizsla.data.storage import facts_of
 
 
 def key_of(number: int) -> ImageKey:
@@ -93,11 +94,11 @@ def test_a_changed_file_or_another_preparation_has_another_key(tmp_path: Path):
     path.write_bytes(b"one")
     before = ImageKey.of_file(path, preparation="centred 224")
     assert ImageKey.of_file(path, preparation="centred 224") == before
-    assert before.fits(path.stat())
+    assert before.fits(facts_of(path))
     assert ImageKey.of_file(path, preparation="strip 224") != before
     os.utime(path, ns=(1, 1))
     assert ImageKey.of_file(path, preparation="centred 224") != before
-    assert not before.fits(path.stat())
+    assert not before.fits(facts_of(path))
 
 
 def test_budgets_are_shares_of_the_free_memory():

@@ -38,6 +38,7 @@ from vizsla.data.images.refusals import (
     refused_data,
     refused_header,
 )
+from vizsla.data.storage import storage
 from vizsla.errors import ConfigError, MissingExtraError, PictureError
 from vizsla.paths import is_address
 from vizsla.seeding import counter_uniform
@@ -219,7 +220,7 @@ def _bytes_of(source: Path | str | bytes) -> bytes:
     try:
         if path.is_char_device():  # /dev/zero has no end
             raise UnreadableError("it is a device, not a file", NOT_AN_IMAGE)
-        data = path.read_bytes()
+        data = storage.read_bytes(path)
     except FileNotFoundError as error:
         cause = "there is no such file"
         if is_address(path):

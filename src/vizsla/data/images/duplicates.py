@@ -6,7 +6,6 @@ The latter flatter the accuracy; the former may contradict one another, too.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.data.loading.loader import map_rows
+from vizsla.data.storage.storage import facts_of, read_bytes
 from vizsla.paths import ImagePaths
 from vizsla.text import counted, joined, quoted
 
@@ -159,7 +159,7 @@ def same_files(
     by_size: defaultdict[int, list[int]] = defaultdict(list)
     for row in range(len(paths)):
         try:
-            by_size[os.stat(paths.text(row)).st_size].append(row)  # noqa: PTH116 (a Path for each takes as long as the call)
+            by_size[facts_of(paths.text(row)).num_bytes].append(row)
         except OSError:
             continue
     by_size.pop(0, None)
@@ -202,10 +202,6 @@ def find_copies(table: ImageTable, *, num_workers: NumWorkers = "auto") -> tuple
 def _digest(file: str, *, last: int | None = None) -> bytes | None:
     """Return a digest of a file, or of its last bytes; None if it cannot be read."""
     try:
-        with open(file, "rb", buffering=0) as opened:  # noqa: PTH123 (a Path for nothing)
-            if last is None:
-                return hashlib.file_digest(opened, "sha256").digest()
-            opened.seek(max(0, opened.seek(0, os.SEEK_END) - last))
-            return hashlib.blake2b(opened.read(last), digest_size=16).digest()
+        return hashlib.sha256(read_bytes(file, last=last)).digest()
     except OSError:
         return None

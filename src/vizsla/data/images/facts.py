@@ -18,6 +18,7 @@ from torch import Tensor
 from vizsla.data.images.bit_depth import decide_bit_depth
 from vizsla.data.images.decode import decode_image, size_from_header, wide_maximum
 from vizsla.data.loading.loader import map_rows
+from vizsla.data.storage.storage import read_bytes
 from vizsla.errors import PictureError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class _Fact(NamedTuple):
 def _fact_of(path: Path, *, bit_depth: int | None) -> _Fact:
     likeness = np.zeros(LIKENESS_SIDE**2, dtype=np.float32)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         cover = (_DECODED_SIDE, _DECODED_SIDE)
         image = decode_image(data, cover=cover, truncated="ok", bit_depth=bit_depth)
     except (OSError, PictureError):

@@ -30,6 +30,7 @@ from vizsla.data.images.item_transforms import (
     item_pipeline,
 )
 from vizsla.data.images.sizing import resampler, size_of
+from vizsla.data.storage.storage import facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -196,7 +197,7 @@ class ImageReader:
             if known is None:
                 return store.locate(self.key(path, training=training))
             key, place = known
-            return place if key.fits(os.stat(path)) else None  # noqa: PTH116 (a third of the time of Path.stat)
+            return place if key.fits(facts_of(path)) else None
         except OSError:
             return None
 

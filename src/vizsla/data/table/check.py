@@ -25,6 +25,7 @@ from vizsla.data.images.decode import cause_of
 from vizsla.data.images.refusals import kind_of
 from vizsla.data.loading.loader import map_rows
 from vizsla.data.loading.order import check_rows
+from vizsla.data.storage.storage import facts_of, is_there
 from vizsla.data.table.labels import LabelledImages, is_fraction, is_missing, is_several
 from vizsla.data.table.sources import is_image_name
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, Problem, raise_problems
@@ -164,7 +165,7 @@ def fingerprint(table: ImageTable) -> str:
     items: list[tuple[str, int, str]] = []
     for row, path in enumerate(table.paths):
         try:
-            items.append((table.shown_path(row), path.stat().st_size, table.label(row)))
+            items.append((table.shown_path(row), facts_of(path).num_bytes, table.label(row)))
         except OSError as error:
             raise PictureError(
                 f"The image {path} cannot be read any more: {error.strerror or error}. "
@@ -230,7 +231,7 @@ def file_problems(images: LabelledImages) -> Iterator[Problem]:
     """Yield the problems of files that do not exist, and of images that may be trained on and held out as well."""
     doubtful = range(len(images.paths)) if images.in_doubt is None else images.in_doubt
     paths = ImagePaths.of(images.paths)
-    missing = [position for position in doubtful if not os.path.isfile(paths.text(position))]  # noqa: PTH113 (with a Path for each 4 instead of 2 microseconds)
+    missing = [position for position in doubtful if not is_there(paths.text(position))]
     if missing:
         names_in = cache(
             _image_names

@@ -12,12 +12,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vizsla.data.storage.storage import absolute, is_there
 from vizsla.data.table.check import listing
 from vizsla.data.table.labels import class_type_of, is_missing, read_numbers
 from vizsla.data.table.tables import read_table
 from vizsla.errors import ConfigError, DataError, LabelError, OutputError, Problem, TableError
 from vizsla.files import OURS, atomic_write
-from vizsla.paths import ImagePaths
+from vizsla.paths import ImagePaths, is_address
 from vizsla.text import counted, joined, listed, quoted, valid_unicode
 from vizsla.types import LABEL_SEPARATOR, Fix, typed_class
 
@@ -255,8 +256,8 @@ def _fixes_by_position(
         if position is not None:
             found[position].append(fix)
         else:
-            is_there = any(map(os.path.isfile, _places(fix, os.path.abspath(images.root))))  # noqa: PTH100
-            (outside if is_there else missing).append(fix)
+            exists = any(map(is_there, _places(fix, absolute(images.root))))
+            (outside if exists else missing).append(fix)
     problems: list[Problem] = []
     notes: list[str] = []
     if missing:
@@ -280,9 +281,9 @@ def _fixes_by_position(
 
 def positions_of_fixes(images: LabelledImages, fixes: Iterable[Fix]) -> list[int | None]:
     """Return the position of the image that each fix is about, None where it is none of these."""
-    root = os.path.abspath(images.root)  # noqa: PTH100 (a link stays the link that was given)
+    root = absolute(images.root)
     texts = ImagePaths.of(images.paths).texts()
-    position_of = {valid_unicode(os.path.abspath(text)): p for p, text in enumerate(texts)}  # noqa: PTH100
+    position_of = {valid_unicode(absolute(text)): p for p, text in enumerate(texts)}
     found = ((position_of.get(place) for place in _places(fix, root)) for fix in fixes)
     return [next((p for p in positions if p is not None), None) for positions in found]
 
@@ -290,7 +291,7 @@ def positions_of_fixes(images: LabelledImages, fixes: Iterable[Fix]) -> list[int
 def _places(fix: Fix, root: str) -> list[str]:
     """Return where the image of a fix may be, the likeliest first."""
     texts = (fix.path, fix.path.strip().replace("\\", "/"))
-    places = [os.path.abspath(os.path.join(root, text)) for text in texts]  # noqa: PTH100, PTH118
+    places = [absolute(text if is_address(text) else os.path.join(root, text)) for text in texts]  # noqa: PTH118
     if os.path.isabs(fix.path):  # noqa: PTH117 (it may lie below the same folder by another name)
         below = os.path.relpath(os.path.realpath(fix.path), os.path.realpath(root))
         places.append(os.path.abspath(os.path.join(root, below)))  # noqa: PTH100, PTH118

@@ -12,6 +12,7 @@ import torch
 
 from vizsla.data.images.duplicates import same_files
 from vizsla.data.images.near_duplicates import find_near_duplicates
+from vizsla.data.storage.storage import absolute, is_there
 from vizsla.data.table.block import (
     CategoryBlock,
     MultiCategoryBlock,
@@ -32,7 +33,7 @@ from vizsla.data.table.splits import (
     stratified_split,
 )
 from vizsla.errors import ConfigError, DataError, LabelError, Problem, raise_problems
-from vizsla.paths import ImagePaths
+from vizsla.paths import ImagePaths, is_address
 from vizsla.text import counted, joined, quoted
 from vizsla.types import UNLABELLED, ImageTable, Task, is_labelled
 
@@ -184,11 +185,15 @@ def resolve_data(
 def _with_added(found: Found, fixes: Sequence[Fix]) -> Found:
     """Return what was found and the images elsewhere that fixes add: training images, each a group of its own."""
     root = found.images.root
-    places = [os.path.abspath(root / fix.path) for fix in fixes if fix.action == "add"]  # noqa: PTH100 (a link stays the link that was given)
+    places = [
+        absolute(fix.path if is_address(fix.path) else root / fix.path)
+        for fix in fixes
+        if fix.action == "add"
+    ]
     if not places:
         return found
-    own = {os.path.abspath(text) for text in ImagePaths.of(found.images.paths).texts()}  # noqa: PTH100
-    added = [place for place in dict.fromkeys(places) if place not in own and os.path.isfile(place)]  # noqa: PTH113
+    own = set(map(absolute, ImagePaths.of(found.images.paths).texts()))
+    added = [place for place in dict.fromkeys(places) if place not in own and is_there(place)]
     if not added:
         return found
     splits, groups = found.splits, found.groups
@@ -234,7 +239,7 @@ def images_to_label(
     if unlabelled is None:
         return images, num_own
     own = {os.path.realpath(text) for text in ImagePaths.of(images.paths).texts()}
-    more = [os.path.abspath(path) for path in get_image_files(unlabelled)]  # noqa: PTH100
+    more = map(absolute, get_image_files(unlabelled))
     return images.with_unlabelled(
         path for path in more if os.path.realpath(path) not in own
     ), num_own

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vizsla.data.images.any_image import Bytes, as_source
+from vizsla.data.storage.storage import is_there
 from vizsla.errors import ConfigError, VizslaError
 from vizsla.text import quoted
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def existing(name: Path, folder: Path) -> Path:
     """Return a path as given, or the same below a folder where only that is there."""
     below = folder / name
-    return below if not name.exists() and below.exists() else name
+    return below if not is_there(name) and is_there(below) else name
 
 
 def is_pair(item: Any) -> bool:
@@ -70,7 +71,7 @@ def find_image(item: Any, *, root: Path, get_x: Callable[[Any], Any] | None) -> 
             "given, or the paths of images."
         ) from error
     itself = existing(Path(item), root) if is_name else found
-    return itself if not found.is_file() and itself.is_file() else found
+    return itself if not is_there(found) and is_there(itself) else found
 
 
 def as_files(images: Sequence[Path | AnyImage]) -> tuple[list[Path], Path | None]:
@@ -107,7 +108,7 @@ def _is_in_memory(thing: Any) -> bool:
 def _path_in_row(row: Any, *, root: Path) -> Path:
     """Return the file that a row of a DataFrame names, in the first column that has one."""
     for value in row.tolist():
-        if isinstance(value, str | Path) and existing(Path(value), root).is_file():
+        if isinstance(value, str | Path) and is_there(existing(Path(value), root)):
             return existing(Path(value), root)
     raise ConfigError(
         f"None of the columns {list(map(str, row.index))} names an image in this row, as it is or below {quoted(root)}: "

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from vizsla.data.storage.storage import is_there
 from vizsla.data.table.check import listing
 from vizsla.data.table.items import existing
 from vizsla.data.table.labels import (
@@ -461,7 +462,7 @@ def locate_by_name(
     """
     names = list(map(str, cells))
     paths = [folder / name for name in names]
-    absent = [position for position, path in enumerate(paths) if not os.path.isfile(path)]  # noqa: PTH113 (Path.is_file fails on names that are too long)
+    absent = [position for position, path in enumerate(paths) if not is_there(path)]
     if not absent:
         return paths
     try:

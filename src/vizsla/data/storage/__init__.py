@@ -1,0 +1,5 @@
+"""Read images wherever they are: in files, in tar shards, at addresses."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
