@@ -25,5 +25,7 @@ from .run import mix_with_plain as mix_with_plain
 from .run import predict_batches as predict_batches
 from .run import table_predictions as table_predictions
 from .run import usable_device as usable_device
+from .stored_features import FeatureStore as FeatureStore
+from .stored_features import StoredFeatures as StoredFeatures
 from .streamline import OneDnnConvolution as OneDnnConvolution
 from .streamline import streamlined as streamlined

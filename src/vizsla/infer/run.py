@@ -241,11 +241,13 @@ def extract_features(
     head: FeatureHead,
     views: Sequence[str] = ("plain",),
     precision: NumberFormat = "fp32",
+    into: Callable[[Tensor], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Features:
     """Run the body of a classifier over images once and keep what a head pools from its maps, in the order of the batches.
 
-    The head need not be fitted yet, nor be the classifier's own.
+    The head need not be fitted yet, nor be the classifier's own. ``into`` takes the features of each batch, float32
+    ``(B, V, D)``, instead; those that are returned are then of no image.
     """
     if not views or not set(views) <= VIEWS.keys():
         raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
@@ -261,7 +263,14 @@ def extract_features(
         with autocast(images.device, precision), torch.inference_mode():
             return torch.stack([head.pool(quick.stage_maps(view)) for view in seen], dim=1)
 
-    found = over_batches(classifier, batches, pooled, on_progress=on_progress)
+    def handed_on(images: Tensor) -> Tensor:
+        values = pooled(images)
+        if into is None:
+            return values
+        into(values)
+        return values[:0]
+
+    found = over_batches(classifier, batches, handed_on, on_progress=on_progress)
     return Features(
         values=torch.cat(found.outputs).cpu().clone(),
         targets=torch.cat(found.targets).cpu().clone(),

@@ -1,27 +1,32 @@
 """The first stage: a frozen body computes the features of every image once, and a head is fitted on them.
 
 The body sees every image once (training images also mirrored, where that does no harm), forward only. The head is also fitted on parts of the training
-images: if accuracy still rises towards all of them, more images would help.
+images: if accuracy still rises towards all of them, more images would help. Features that do not fit into memory are kept in a file
+until then.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from vizsla import __version__
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
 from vizsla.infer.mistakes import MOST_TRAINING, KnownImages
 from vizsla.infer.neighbours import evenly_spread, standardised
 from vizsla.infer.run import Features, extract_features, table_predictions
+from vizsla.infer.stored_features import StoredFeatures
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import FeatureHead
 from vizsla.recipe.flips import Flips, without_harmful
 from vizsla.recipe.head_fit import (
+    ROWS_AT_ONCE,
     FeatureLayout,
     FitOptions,
     HeadFit,
@@ -45,8 +50,12 @@ from vizsla.train.profile import (
 from vizsla.train.step import resolve_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
-    from vizsla.infer.run import NumberFormat
+    from vizsla.infer.stored_features import FeatureStore
     from vizsla.models.stages import Backbone
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.earlier import EarlierModel
@@ -92,8 +101,17 @@ def features_first(
     display: Display,
     profile: RunProfile | None = None,
     backbone: Backbone | None = None,
+    store: FeatureStore | None = None,
 ) -> FeatureStage:
-    """Compute the features of all images once and fit a head; ``backbone`` as from ``load_network``."""
+    """Compute the features of all images once and fit a head; ``backbone`` as from ``load_network``.
+
+    Features that are too large for memory go to the ``store``, which is empty again afterwards; without one, and in several
+    processes, they are kept in memory.
+
+    Raises:
+        OutputError: The store has too little room.
+        TrainingError: A head cannot be fitted to the features.
+    """
     table = loaders.table
     started = time.monotonic()
     profile = RunProfile(wanted=False) if profile is None else profile
@@ -106,15 +124,30 @@ def features_first(
     classifier, pooling, layout = pooling_classifier(
         loaders, load_network(config) if backbone is None else backbone
     )
+    flips, notes = Flips.asked_for(config), ()
+    num_features = len(pooling.offset)
+    num_views = loaders.train.n * len(flips.views) + loaders.valid.n
+    num_bytes = 4 * num_features * num_views
+    if share()[1] > 1 or (store is not None and not store.is_needed(num_bytes)):
+        store = None
+    if store is not None:
+        display.line(store.prepare(num_bytes))
+        store = replace(store, identity={**store.identity, **_body_identity(classifier.backbone)})
+    look = partial(
+        extract_features,
+        classifier,
+        head=pooling,
+        precision=resolve_precision(config.precision, device=loaders.device),
+    )
     extract = partial(
         _extract,
-        classifier,
-        pooling,
-        precision=resolve_precision(config.precision, device=loaders.device),
+        rest_of=loaders.loader_for,
+        look=look,
+        num_features=num_features,
+        store=store,
         display=display,
         clock=clock,
     )
-    flips, notes = Flips.asked_for(config), ()
     train = extract(loaders.loader_for(table.train_rows), "features, training", flips.views)
     valid = extract(loaders.valid, "features, validation", ("plain",))
     clock.to(FITTING)
@@ -133,7 +166,8 @@ def features_first(
             asked = flips
             flips, notes = without_harmful(asked, values, train.targets, found=best, **problem)
             if flips != asked:
-                values = values[:, [asked.views.index(view) for view in flips.views]]
+                kept = tuple(asked.views.index(view) for view in flips.views)
+                values = _some(values, views=kept)
                 best = fit_feature_head(values, train.targets, setting=setting, **problem)
     for note in notes:
         display.line(note)
@@ -146,9 +180,12 @@ def features_first(
         part = order[: max(2, round(fraction * len(order)))].sort().values
         fit = best
         if fraction < 1:
-            fit = fit_feature_head(values[part], train.targets[part], setting=setting, **problem)
+            some = _some(values, images=part)
+            fit = fit_feature_head(some, train.targets[part], setting=setting, **problem)
         with torch.inference_mode():
-            logits = fit.head.classify(valid.values[:, 0, columns])
+            logits = torch.cat(
+                [fit.head.classify(each[:, 0, columns]) for each in _blocks(valid.values)]
+            )
         predictions = table_predictions(
             table, rows=valid.rows, logits=logits.clone(), targets=valid.targets
         )
@@ -171,7 +208,7 @@ def features_first(
     fit, predictions = fits[-1]
     chosen = torch.tensor(evenly_spread(range(len(train.rows)), most=MOST_TRAINING))
     with torch.inference_mode():
-        features = standardised(fit.head, train.values[chosen, 0][:, columns])
+        features = standardised(fit.head, train.values[chosen][:, 0, columns])
     known = KnownImages(
         rows=train.rows[chosen],
         features=features.clone(),
@@ -183,6 +220,8 @@ def features_first(
         ),
     )
     classifier.head = fit.head.to(loaders.device)
+    if store is not None:
+        store.remove()
     clock.stop()
     return FeatureStage(
         classifier=classifier.eval(),
@@ -223,36 +262,81 @@ def pooling_classifier(
     return classifier.place(loaders.device), pooling, layout
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Extracted:
+    """Features of N images, float32 ``(N, V, D)``, with their targets and rows of the table."""
+
+    values: Tensor | StoredFeatures
+    targets: Tensor
+    rows: Tensor
+
+
 def _extract(
-    classifier: Classifier,
-    head: FeatureHead,
     loader: DataLoader,
     label: str,
     views: tuple[str, ...],
     *,
-    precision: NumberFormat,
+    rest_of: Callable[[Tensor], DataLoader],
+    look: Callable[..., Features],
+    num_features: int,
+    store: FeatureStore | None,
     display: Display,
     clock: PhaseClock,
-) -> Features:
+) -> _Extracted:
     """Extract features with a progress bar; several processes do a part each, and each gets all."""
+    rows = loader.rows
     with display.bar(label, total=loader.n) as move:
-        part = extract_features(
-            classifier,
-            watched_batches(loader, clock=clock),
-            head=head,
-            views=views,
-            precision=precision,
-            on_progress=move,
-        )
+        if store is not None:
+            shape = (len(rows), len(views), num_features)
+            with store.writing(f"{label}.f32", shape=shape) as writer:
+                begun = writer.num_done
+                if begun < len(rows):
+                    batches = watched_batches(rest_of(rows[begun:]), clock=clock)
+                    progress = lambda done: move(begun + done)  # noqa: E731
+                    look(batches, views=views, into=writer.add, on_progress=progress)
+            targets = loader.table.targets[rows]
+            return _Extracted(values=writer.features, targets=targets, rows=rows)
+        part = look(watched_batches(loader, clock=clock), views=views, on_progress=move)
     if share()[1] == 1:
-        return part
+        return _Extracted(values=part.values, targets=part.targets, rows=part.rows)
     parts: list[Features] = all_of(part)
-    places = positions_of(loader.rows, torch.cat([each.rows for each in parts]))
-    return Features(
+    places = positions_of(rows, torch.cat([each.rows for each in parts]))
+    return _Extracted(
         values=torch.cat([each.values for each in parts])[places],
         targets=torch.cat([each.targets for each in parts])[places],
-        rows=loader.rows,
+        rows=rows,
     )
+
+
+def _body_identity(body: Backbone) -> dict[str, str]:
+    """Return what features depend on beyond the options of a run."""
+    digest = hashlib.sha256()
+    for name, value in body.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return {"body": digest.hexdigest(), "torch": torch.__version__, "vizsla": __version__}
+
+
+def _some(
+    values: Tensor | StoredFeatures,
+    *,
+    images: Tensor | None = None,
+    views: tuple[int, ...] | None = None,
+) -> Tensor | StoredFeatures:
+    """Return the features of some images, or of some views, by their positions."""
+    if isinstance(values, StoredFeatures):
+        return values.some(images=images, views=views)
+    values = values if images is None else values[images]
+    return values if views is None else values[:, list(views)]
+
+
+def _blocks(values: Tensor | StoredFeatures) -> Iterator[Tensor]:
+    """Yield features as much at a time as memory is meant to hold."""
+    if not isinstance(values, StoredFeatures):
+        yield values
+        return
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        yield values[start : start + ROWS_AT_ONCE]
 
 
 EPOCH_COLUMNS = ("stage", "images", "epoch", "train_loss", "valid_loss", "accuracy", "time")

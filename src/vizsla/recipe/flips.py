@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from vizsla.infer.stored_features import StoredFeatures
     from vizsla.recipe.config import TrainConfig
     from vizsla.recipe.head_fit import FitOptions, HeadFit
 
@@ -66,7 +67,7 @@ class Flips:
 
 def without_harmful(
     flips: Flips,
-    features: Tensor,
+    features: Tensor | StoredFeatures,
     targets: Tensor,
     *,
     found: HeadFit,
@@ -84,11 +85,11 @@ def without_harmful(
     order = torch.randperm(len(features), generator=generator(options.get("seed", 0), "flips"))
     number = min(max(len(features) // 10, FEWEST_COMPARED), MOST_COMPARED)
     chosen = order[:number].sort().values
-    features, targets = features[chosen], targets[chosen]
+    values, targets = features[chosen], targets[chosen]
     fit = partial(fit_feature_head, targets=targets, **options)
     layout = options["layout"]
     linear = HeadSetting(stages=layout.stages, statistics=layout.statistics)
-    plain = fit(features[:, :1], setting=linear)
+    plain = fit(values[:, :1], setting=linear)
     kept, lines = flips, list[str]()
     words = {"category": "Classes", "multi_category": "Labels", "regression": "Numbers"}
     for view, field, ways, images, off in (
@@ -97,7 +98,7 @@ def without_harmful(
     ):  # fmt: skip
         if view not in flips.views:
             continue
-        pair = features[:, [0, flips.views.index(view)]]
+        pair = values[:, [0, flips.views.index(view)]]
         both = fit(pair, setting=linear)
         if _is_worse(_mistakes(both, targets), _mistakes(plain, targets)):
             kept = replace(kept, **{field: False})

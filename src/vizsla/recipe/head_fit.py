@@ -6,6 +6,10 @@ and ones where an image has several labels, or on numbers. Its leave-one-out pre
 leave-one-out predictions: one temperature for classes, a line for each of several labels. All views of an image are left out together.
 With weights of classes all of this is weighted, and as exact.
 
+More rows than ``MAX_ROWS`` are read by blocks, from memory or from a file: one pass for the spread of each feature, which landmarks
+and penalty depend on, and one for the normal equations of all heads. The solution does not depend on the blocks. Leave-one-out is as
+exact, for a random sample of the images: all of them would choose penalty and temperature no better.
+
 By default the head is the mean of a linear head and a kernel head, without a choice: over eight tasks 15.0 % wrong and a log loss of
 0.469, against 15.7 and 15.5 % alone (0.483, 0.486) and 15.9 % (0.495) for the best of seven (``benchmarks/LOG.md``).
 
@@ -22,13 +26,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vizsla.errors import TrainingError
 from vizsla.models.heads import FeatureHead
+from vizsla.recipe.normal_equations import RowBlocks, check_features, wanted_of
 from vizsla.seeding import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from vizsla.infer.stored_features import StoredFeatures
+    from vizsla.recipe.normal_equations import NormalEquations
     from vizsla.types import Task
 
 NUM_LANDMARKS = 1536
@@ -40,7 +46,8 @@ NUM_LANDMARKS_OF_MANY = 768
 MAX_KERNEL_ROWS = 20_000
 """Above this many rows the head is linear: with many images kernels gain least and cost most."""
 MAX_ROWS = 50_000
-"""Above this many rows a head is fitted on a random sample: more rows no longer improve its few thousand numbers."""
+"""Above this many rows they are read by blocks, and the images that are left out in turn are a random sample with so many rows."""
+ROWS_AT_ONCE = 4096
 BANDWIDTH = 1.0
 """For standardised features; two unrelated images have a similarity of about exp(-2)."""
 LEAST_SPREAD = 0.1
@@ -126,12 +133,12 @@ class HeadFit:
         head: The head, in eval mode.
         setting: Its kind.
         penalties: One for each bandwidth, as shares of the mean eigenvalue.
-        accuracy: Share of training images that are right when the head is fitted without them; of several labels, the share
-            of decisions that are; of numbers, the share of their variance that is explained, which may be below 0.
+        accuracy: Share of the images of ``sample`` that are right when the head is fitted without them; of several labels, the
+            share of decisions that are; of numbers, the share of their variance that is explained, which may be below 0.
         loss: Mean cross-entropy of the same leave-one-out predictions, with smoothed targets; of numbers, the mean squared
             error, in their own units.
         task: What is predicted.
-        sample: int64 ``(S,)``, positions of the images that it was fitted on.
+        sample: int64 ``(S,)``, positions of the images that were left out in turn: all, or a sample of many.
         left_out: float32 ``(S, C)``, logits of each of them from the head fitted without it.
     """
 
@@ -179,7 +186,7 @@ def default_setting(layout: FeatureLayout, *, num_rows: int) -> HeadSetting:
 
 
 def fit_feature_head(
-    features: Tensor,
+    features: Tensor | StoredFeatures,
     targets: Tensor,
     *,
     layout: FeatureLayout,
@@ -189,11 +196,12 @@ def fit_feature_head(
     task: Task = "category",
     class_weights: Tensor | None = None,
     seed: int = 0,
+    rows_at_once: int | None = None,
 ) -> HeadFit:
     """Fit one head with the penalty and the calibration whose leave-one-out loss is lowest.
 
     Args:
-        features: float32 ``(N, V, D)``, pooled features of V views of each training image.
+        features: float32 ``(N, V, D)``, pooled features of V views of each training image, in memory or in a file.
         targets: int64 ``(N,)``, classes ``0 .. num_classes - 1``; for several labels and for numbers float32 ``(N, C)``.
         layout: What the columns are.
         num_classes: C.
@@ -202,39 +210,61 @@ def fit_feature_head(
         task: What the targets are.
         class_weights: float ``(C,)``, how much an image of each class counts; None for all the same.
         seed: For the choice of landmarks, and of the sample where there are more than ``MAX_ROWS`` rows.
+        rows_at_once: Read the rows by blocks of this size, however few there are; None does so above ``MAX_ROWS``, with
+            ``ROWS_AT_ONCE``.
+
+    Raises:
+        TrainingError: There are fewer than two images, or features that are not finite.
     """
-    bad = int((~torch.isfinite(features)).sum())
-    if len(features) < 2 or bad:
-        raise TrainingError(
-            "A head is fitted on finite features of at least two images. "
-            f"Received: {len(features)} images, {bad} values that are not finite."
-        )
     random = generator(seed, "head fit")
     num_views = features.shape[1]
     order = torch.randperm(len(features), generator=random)
     sample = order[: max(2, MAX_ROWS // num_views)].sort().values
+    by_blocks = rows_at_once is not None or len(sample) < len(features)
+    whole = features[sample]
+    check_features(len(features), num_bad=0 if by_blocks else int((~whole.isfinite()).sum()))
     columns = layout.columns(setting.stages, setting.statistics)
-    rows_RD = features[sample].flatten(0, 1)[:, columns]
-    offset_D = rows_RD.mean(0)
-    scale_D = _scale(rows_RD) * layout.weights(setting.stages, setting.statistics)
+    rows_RD = whole.flatten(0, 1)[:, columns]
+    del whole
+    blocks = RowBlocks(
+        features=features,
+        targets=targets,
+        columns=columns,
+        images_at_once=max(1, (rows_at_once or ROWS_AT_ONCE) // num_views),
+        num_classes=num_classes if task == "category" else None,
+        class_weights=class_weights,
+    )
+    if by_blocks:
+        offset_D, spread_D = blocks.spread(around_D=rows_RD.double().mean(0))
+    else:
+        offset_D, spread_D = rows_RD.mean(0), rows_RD.std(0)
+    scale_D = _scale(spread_D) * layout.weights(setting.stages, setting.statistics)
     rows_RD = (rows_RD - offset_D) * scale_D
-    known = targets[sample]
-    wanted_NC = F.one_hot(known, num_classes) if task == "category" else known
-    weights_N = None if class_weights is None else class_weights.double()[known]
+    wanted_NC, weights_N = wanted_of(
+        targets[sample], num_classes=blocks.num_classes, class_weights=class_weights
+    )
     chosen_M = torch.randperm(len(rows_RD), generator=random)[:num_landmarks].sort().values
     landmarks_MD = rows_RD[chosen_M]
     problem = _Problem(
         rows_RD=rows_RD,
         landmarks_MD=landmarks_MD,
-        products_RM=rows_RD.double() @ landmarks_MD.double().T,
         chosen_M=chosen_M,
-        wanted_NC=wanted_NC.double(),
+        wanted_NC=wanted_NC,
         weights_N=weights_N,
         weights_R=None if weights_N is None else weights_N.repeat_interleave(num_views),
         num_views=num_views,
         task=task,
     )
-    solutions = [problem.solve(bandwidth) for bandwidth in setting.bandwidths]
+    if by_blocks:
+        expansions = [partial(problem.expand, bandwidth=each) for each in setting.bandwidths]
+        equations = blocks.normal_equations(expansions, offset_D=offset_D, scale_D=scale_D)
+        solutions = [
+            problem.solve_equations(each, bandwidth=bandwidth)
+            for each, bandwidth in zip(equations, setting.bandwidths, strict=True)
+        ]
+    else:
+        products_RM = rows_RD.double() @ landmarks_MD.double().T
+        solutions = [problem.solve(bandwidth, products_RM) for bandwidth in setting.bandwidths]
     scores_NC = torch.stack([each.scores_NC for each in solutions]).mean(0)
     found = problem.calibrate(scores_NC)
     gain_C = found.gain_C / len(solutions)
@@ -279,11 +309,10 @@ class _Solution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Problem:
-    """Standardised features and what is wanted of them; one product of rows and landmarks serves all bandwidths."""
+    """Standardised features and what is wanted of them."""
 
     rows_RD: Tensor
     landmarks_MD: Tensor
-    products_RM: Tensor
     chosen_M: Tensor
     wanted_NC: Tensor
     weights_N: Tensor | None
@@ -296,25 +325,40 @@ class _Problem:
         calibrate = _CALIBRATIONS[self.task]
         return calibrate(scores_NC, wanted_NC=self.wanted_NC, weights_N=self.weights_N)
 
-    def solve(self, bandwidth: float) -> _Solution:
-        """Fit a head with one bandwidth, 0 for a linear one; where every row is a landmark it needs no expanded rows."""
+    @property
+    def row_roots(self) -> Tensor:
+        """Roots of the weights of the rows."""
+        if self.weights_R is None:
+            return torch.ones(len(self.rows_RD), 1, dtype=torch.float64)
+        return self.weights_R.sqrt()[:, None]
+
+    def sees_features(self, bandwidth: float) -> bool:
+        """Whether a head is on the features themselves; otherwise it is on their similarity to the landmarks."""
+        return not bandwidth and self.rows_RD.shape[1] <= len(self.landmarks_MD)
+
+    def solve(self, bandwidth: float, products_RM: Tensor) -> _Solution:
+        """Fit a head with one bandwidth, 0 for a linear one; where every row is a landmark it needs no expanded rows.
+
+        One product of rows and landmarks serves all bandwidths.
+        """
         wanted_RC = self.wanted_NC.repeat_interleave(self.num_views, 0)
         prior_C = _mean(wanted_RC, weights_R=self.weights_R)
-        rows_RD, landmarks_MD, similarity_RM = self.rows_RD, self.landmarks_MD, self.products_RM
+        rows_RD, landmarks_MD, similarity_RM = self.rows_RD, self.landmarks_MD, products_RM
         if bandwidth:
             norms_R = rows_RD.double().square().sum(1)
-            squared_RM = norms_R[:, None] + norms_R[self.chosen_M] - 2 * similarity_RM
-            similarity_RM = torch.exp(squared_RM.clamp_min(0) * (-bandwidth / rows_RD.shape[1]))
-        root_R1 = torch.ones(len(rows_RD), 1, dtype=torch.float64)
-        if self.weights_R is not None:
-            root_R1 = self.weights_R.sqrt()[:, None]
+            similarity_RM = _similarity(
+                products_RM, norms_R, norms_R[self.chosen_M], width=bandwidth / rows_RD.shape[1]
+            )
+        root_R1 = self.row_roots
         to_landmarks: Tensor | None = None
-        if not bandwidth and rows_RD.shape[1] <= len(landmarks_MD):
+        if self.sees_features(bandwidth):
             factor_RP = rows_RD.double()
         elif len(landmarks_MD) == len(rows_RD):
             factor_RP = None
         else:
-            factor_RP, to_landmarks = _nystroem(similarity_RM, self.chosen_M)
+            root_MM = _root(similarity_RM[self.chosen_M])
+            factor_RP = torch.linalg.solve_triangular(root_MM, similarity_RM.T, upper=False).T
+            to_landmarks = torch.linalg.solve_triangular(root_MM.T, factor_RP.T, upper=True)
         if factor_RP is None:
             mean_R = _mean(similarity_RM, weights_R=self.weights_R)
             mean = _mean(mean_R, weights_R=self.weights_R)
@@ -326,16 +370,17 @@ class _Problem:
         else:
             centred_RP = factor_RP - _mean(factor_RP, weights_R=self.weights_R)
             basis_RK, eigenvalues_K = _spectrum(root_R1 * centred_RP)
-        best = _best_penalty(
+        tried = self._penalised(
             basis_RK,
             eigenvalues_K,
-            wanted_RC - prior_C,
             prior_C,
-            num_views=self.num_views,
-            root_R1=root_R1,
-            calibrate=self.calibrate,
+            in_basis_KC=basis_RK.T @ ((wanted_RC - prior_C) * root_R1),
+            num_rows=len(basis_RK),
+            total_weight=root_R1.square().sum(),
         )
-        weights_PC = best.dual_RC if to_landmarks is None else to_landmarks @ best.dual_RC
+        best = min(tried, key=lambda each: each.loss)
+        dual_RC = root_R1 * (basis_RK @ best.solution_KC)
+        weights_PC = dual_RC if to_landmarks is None else to_landmarks @ dual_RC
         if bandwidth:
             centre_P = _mean(similarity_RM, weights_R=self.weights_R)
         else:
@@ -349,27 +394,121 @@ class _Problem:
             bias_C=prior_C - centre_P @ weights_PC,
         )
 
+    def expand(self, rows_BD: Tensor, *, bandwidth: float) -> Tensor:
+        """Return what a head sees of rows, float64: the features, or similarities to the landmarks."""
+        rows_BD, landmarks_MD = rows_BD.double(), self.landmarks_MD.double()
+        if self.sees_features(bandwidth):
+            return rows_BD
+        products_BM = rows_BD @ landmarks_MD.T
+        if not bandwidth:
+            return products_BM
+        norms_B, norms_M = rows_BD.square().sum(1), landmarks_MD.square().sum(1)
+        return _similarity(products_BM, norms_B, norms_M, width=bandwidth / rows_BD.shape[1])
+
+    def solve_equations(self, found: NormalEquations, *, bandwidth: float) -> _Solution:
+        """Fit the same head on more rows than these, which are those that are left out in turn."""
+        gram_PP, root_MM = found.gram_PP, None
+        if not self.sees_features(bandwidth):
+            root_MM = _root(self.expand(self.landmarks_MD, bandwidth=bandwidth))
+            half_MM = torch.linalg.solve_triangular(root_MM, gram_PP, upper=False)
+            gram_PP = torch.linalg.solve_triangular(root_MM, half_MM.T, upper=False)
+        eigenvalues_K, to_basis_PK = torch.linalg.eigh(gram_PP)
+        kept = eigenvalues_K > eigenvalues_K[-1].clamp_min(0) * 1e-12
+        eigenvalues_K, to_basis_PK = eigenvalues_K[kept], to_basis_PK[:, kept]
+        to_basis_PK = to_basis_PK / eigenvalues_K.sqrt()
+        if root_MM is not None:
+            to_basis_PK = torch.linalg.solve_triangular(root_MM.T, to_basis_PK, upper=True)
+        basis_RK = torch.cat(
+            [
+                (self.expand(rows_BD, bandwidth=bandwidth) - found.mean_P) @ to_basis_PK
+                for rows_BD in self.rows_RD.split(ROWS_AT_ONCE)
+            ]
+        )
+        tried = self._penalised(
+            basis_RK.mul_(self.row_roots),
+            eigenvalues_K,
+            found.prior_C,
+            in_basis_KC=to_basis_PK.T @ found.cross_PC,
+            num_rows=found.num_rows,
+            total_weight=found.total_weight,
+        )
+        best = min(tried, key=lambda each: each.loss)
+        weights_PC = to_basis_PK @ (eigenvalues_K[:, None] * best.solution_KC)
+        bias_C = found.prior_C - found.mean_P @ weights_PC
+        if root_MM is not None and not bandwidth:
+            weights_PC = self.landmarks_MD.double().T @ weights_PC
+        return _Solution(
+            penalty=best.penalty, scores_NC=best.scores_NC, weights_PC=weights_PC, bias_C=bias_C
+        )
+
+    def _penalised(
+        self,
+        basis_RK: Tensor,
+        eigenvalues_K: Tensor,
+        prior_C: Tensor,
+        *,
+        in_basis_KC: Tensor,
+        num_rows: int,
+        total_weight: Tensor,
+    ) -> Iterator[_Penalised]:
+        """Leave each image out with each penalty; one eigendecomposition serves all of them.
+
+        ``num_rows`` and ``total_weight`` are those of all rows that the head is fitted on.
+
+        Rows and targets are centred, which is the same as an intercept without penalty. It is left out with the image too, by
+        the 1 / R in the leverage: a row that stays in the mean is minus the sum of all others, and they would give it away.
+
+        Least squares with weights are those of rows and targets that are multiplied by the roots of the weights.
+        """
+        num_views, root_R1 = self.num_views, self.row_roots
+        wanted_RC = (self.wanted_NC.repeat_interleave(num_views, 0) - prior_C) * root_R1
+        # Identical rows have no eigenvalue above zero; with the floor their head predicts the prior.
+        mean_eigenvalue = (eigenvalues_K.sum() / num_rows).clamp_min(1e-12)
+        blocks_NVK = basis_RK.unflatten(0, (-1, num_views))
+        wanted_NVC = wanted_RC.unflatten(0, (-1, num_views))
+        root_NV1 = root_R1.unflatten(0, (-1, num_views))
+        of_means_NVV = root_NV1 @ root_NV1.mT / total_weight
+        # A hair above one keeps an image that the penalty leaves entirely free from dividing by zero.
+        identity = (1 + 1e-9) * torch.eye(num_views, dtype=torch.float64)
+        for share in PENALTIES:
+            penalised_K = eigenvalues_K + share * mean_eigenvalue
+            shrink_K = eigenvalues_K / penalised_K
+            fitted_RC = basis_RK @ (shrink_K[:, None] * in_basis_KC)
+            leverage_NVV = (blocks_NVK * shrink_K) @ blocks_NVK.mT + of_means_NVV
+            residual_NVC = torch.linalg.solve(
+                identity - leverage_NVV, wanted_NVC - fitted_RC.unflatten(0, (-1, num_views))
+            )
+            scores_NC = ((wanted_NVC - residual_NVC) / root_NV1).mean(1) + prior_C
+            yield _Penalised(
+                penalty=share,
+                loss=self.calibrate(scores_NC).loss,
+                scores_NC=scores_NC,
+                solution_KC=in_basis_KC / penalised_K[:, None],
+            )
+
 
 def _mean(rows: Tensor, *, weights_R: Tensor | None) -> Tensor:
     """Return the mean of rows ``(R, ...)``, weighted if there are weights."""
     return rows.mean(0) if weights_R is None else weights_R @ rows / weights_R.sum()
 
 
-def _scale(rows_RD: Tensor) -> Tensor:
+def _scale(spread_D: Tensor) -> Tensor:
     """Return ``(D,)``: what brings each column to a spread of one, or to less where it hardly varies."""
-    spread_D = rows_RD.std(0)
     typical = spread_D.square().mean().sqrt()
     return 1 / spread_D.clamp_min(max(LEAST_SPREAD * float(typical), 1e-6))
 
 
-def _nystroem(similarity_RM: Tensor, chosen_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Return expanded rows ``(R, M)`` and the matrix ``(M, R)`` that takes dual coefficients to weights of the landmarks."""
-    among_MM = similarity_RM[chosen_M]
+def _similarity(products_RM: Tensor, norms_R: Tensor, norms_M: Tensor, *, width: float) -> Tensor:
+    """Return the kernel of rows and landmarks, from their products and squared lengths."""
+    squared_RM = norms_R[:, None] + norms_M - 2 * products_RM
+    return torch.exp(squared_RM.clamp_min(0) * -width)
+
+
+def _root(among_MM: Tensor) -> Tensor:
+    """Return the triangular root of the similarities among landmarks (the Nystroem method's)."""
     # Two views of one image may be nearly the same landmark; the jitter keeps their matrix positive definite.
     jitter_M = (1e-6 * among_MM.diagonal().mean()).clamp_min(1e-12).expand(len(among_MM))
-    root_MM = torch.linalg.cholesky(among_MM + jitter_M.diag())
-    expanded_RM = torch.linalg.solve_triangular(root_MM, similarity_RM.T, upper=False).T
-    return expanded_RM, torch.linalg.solve_triangular(root_MM.T, expanded_RM.T, upper=True)
+    return torch.linalg.cholesky(among_MM + jitter_M.diag())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -384,53 +523,12 @@ class _Calibrated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Penalised:
-    """The best penalty, its leave-one-out loss and scores, and the dual coefficients that it leads to."""
+    """A penalty, its leave-one-out loss and scores, and the solution in the basis."""
 
     penalty: float
     loss: float
     scores_NC: Tensor
-    dual_RC: Tensor
-
-
-def _best_penalty(
-    basis_RK: Tensor,
-    eigenvalues_K: Tensor,
-    centred_RC: Tensor,
-    prior_C: Tensor,
-    *,
-    num_views: int,
-    root_R1: Tensor,
-    calibrate: Callable[[Tensor], _Calibrated],
-) -> _Penalised:
-    """Return the penalty with the lowest leave-one-image-out loss; one eigendecomposition serves all penalties.
-
-    Rows and targets are centred, which is the same as an intercept without penalty. It is left out with the image too, by
-    the 1 / R in the leverage: a row that stays in the mean is minus the sum of all others, and they would give it away.
-
-    Least squares with weights are those of rows and targets that are multiplied by the roots of the weights.
-    """
-    centred_RC = centred_RC * root_R1
-    in_basis_KC = basis_RK.T @ centred_RC
-    # Identical rows have no eigenvalue above zero; with the floor their head predicts the prior.
-    mean_eigenvalue = (eigenvalues_K.sum() / len(basis_RK)).clamp_min(1e-12)
-    blocks_NVK = basis_RK.unflatten(0, (-1, num_views))
-    wanted_NVC = centred_RC.unflatten(0, (-1, num_views))
-    root_NV1 = root_R1.unflatten(0, (-1, num_views))
-    of_means_NVV = root_NV1 @ root_NV1.mT / root_R1.square().sum()
-    # A hair above one keeps an image that the penalty leaves entirely free from dividing by zero.
-    identity = (1 + 1e-9) * torch.eye(num_views, dtype=torch.float64)
-    tried: list[_Penalised] = []
-    for share in PENALTIES:
-        penalised_K = eigenvalues_K + share * mean_eigenvalue
-        shrink_K = eigenvalues_K / penalised_K
-        fitted_NVC = (basis_RK @ (shrink_K[:, None] * in_basis_KC)).unflatten(0, (-1, num_views))
-        leverage_NVV = (blocks_NVK * shrink_K) @ blocks_NVK.mT + of_means_NVV
-        residual_NVC = torch.linalg.solve(identity - leverage_NVV, wanted_NVC - fitted_NVC)
-        scores_NC = ((wanted_NVC - residual_NVC) / root_NV1).mean(1) + prior_C
-        dual_RC = root_R1 * (basis_RK @ (in_basis_KC / penalised_K[:, None]))
-        loss = calibrate(scores_NC).loss
-        tried.append(_Penalised(penalty=share, loss=loss, scores_NC=scores_NC, dual_RC=dual_RC))
-    return min(tried, key=lambda each: each.loss)
+    solution_KC: Tensor
 
 
 def _spectrum(expanded_RP: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ end to end from there at low rates, and the best state is kept.
 
 from __future__ import annotations
 
+import secrets
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,8 @@ from vizsla.data.cache.cache import ImageCache, expected_bytes
 from vizsla.data.loading.dataloaders import DataLoaders, default_device
 from vizsla.errors import ConfigError, PictureError, TrainingError
 from vizsla.infer.run import predict_batches
-from vizsla.machine import parse_bytes
+from vizsla.infer.stored_features import FeatureStore
+from vizsla.machine import home_folder, parse_bytes
 from vizsla.models.heads import build_head
 from vizsla.recipe.config import TrainConfig
 from vizsla.recipe.end_to_end import END_TO_END, BestState, OfferEpochs, train_end_to_end
@@ -36,6 +39,8 @@ from vizsla.train.profile import RunProfile
 from vizsla.train.step import resolve_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from vizsla.data.images.sizing import Resize
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
     from vizsla.infer.mistakes import KnownImages
@@ -155,9 +160,15 @@ def train_classifier(
     history: list[HistoryPoint] = []
     known: KnownImages | None = None
     if kept is None:
-        first = features_first(
-            loaders, config=config, display=display, profile=profile, backbone=backbone
-        )
+        with _store_for(checkpoint, settings=settings) as store:
+            first = features_first(
+                loaders,
+                config=config,
+                display=display,
+                profile=profile,
+                backbone=backbone,
+                store=store,
+            )
         best = BestState(
             first.classifier,
             predictions=first.predictions,
@@ -231,6 +242,23 @@ def train_classifier(
         before=before,
         is_as_it_was=is_as_it_was,
     )
+
+
+@contextmanager
+def _store_for(
+    checkpoint: Checkpoint | None, *, settings: dict[str, Any]
+) -> Generator[FeatureStore]:
+    """Give a place for features that are too large for memory: beside the checkpoint, to go on with; else for this block."""
+    if checkpoint is not None:
+        folder = checkpoint.path.parent / "features"
+        yield FeatureStore(folder=folder, identity=settings, resume=checkpoint.resume)
+        return
+    folder = home_folder() / "cache" / "features" / secrets.token_hex(8)
+    store = FeatureStore(folder=folder, identity=settings)
+    try:
+        yield store
+    finally:
+        store.remove()
 
 
 def _offer_as_it_was(

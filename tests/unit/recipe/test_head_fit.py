@@ -17,6 +17,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from vizsla import TrainingError
+from vizsla.infer import FeatureStore
 from vizsla.models import pool_statistics
 from vizsla.recipe import (
     PENALTIES,
@@ -29,6 +30,8 @@ from vizsla.recipe import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -472,16 +475,78 @@ def test_impossible_features_are_refused():
             refit(features[:count], targets[:count])
 
 
-def test_of_too_many_rows_a_sample_of_images_is_used(monkeypatch: pytest.MonkeyPatch):
+def test_blocks_of_rows_give_the_head_of_all_rows_at_once():
+    features, targets = problem(40, 2, 6)
+    several = torch.stack([targets == 0, targets > 0, features[:, 0, 0] > 0], 1).float()
+    weights = {"class_weights": torch.tensor([0.5, 1.0, 2.0])}
+    kinds: tuple[tuple[Tensor, dict[str, Any]], ...] = (
+        (targets, {}),
+        (targets, weights),
+        (several, {"task": "multi_category", "num_classes": 3}),
+        (several, {"task": "regression", "num_classes": 3}),
+    )
+    # Six features: with four landmarks a linear head is on these, with forty on the features.
+    close = partial(torch.testing.assert_close, rtol=1e-6, atol=2e-6)
+    for num_landmarks in (4, 40):
+        for wanted, more in kinds:
+            refit = partial(
+                fit,
+                features,
+                wanted,
+                setting=replace(KERNEL, with_linear=True),
+                num_landmarks=num_landmarks,
+                **more,
+            )
+            whole = refit()
+            for rows_at_once in (1, 7, 80):
+                found = refit(rows_at_once=rows_at_once)
+                assert found.penalties == whole.penalties
+                assert torch.equal(found.sample, whole.sample)
+                assert found.loss == pytest.approx(whole.loss, rel=1e-6)
+                assert found.accuracy == pytest.approx(whole.accuracy, rel=1e-6)
+                close(found.left_out, whole.left_out)
+                rows = features.flatten(0, 1)
+                close(classify(found, rows), classify(whole, rows))
+
+
+def test_order_of_rows_does_not_matter():
+    features, targets = problem(60, 1, 6)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    for setting in (SETTING, KERNEL):  # every row is a landmark
+        found = fit(features, targets, setting=setting, rows_at_once=7)
+        other = fit(features[order], targets[order], setting=setting, rows_at_once=7)
+        rows = features.flatten(0, 1)
+        close = partial(torch.testing.assert_close, rtol=1e-6, atol=2e-6)
+        close(classify(found, rows), classify(other, rows))
+        close(found.left_out[order], other.left_out)
+
+
+def test_many_rows_are_all_fitted_and_a_sample_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     features, targets = problem(60, 2, 4)
     everything = fit(features, targets)
     monkeypatch.setattr(head_fit, "MAX_ROWS", 40)
-    sample = fit(features, targets)
-    assert not torch.equal(sample.head.offset, everything.head.offset)
-    # Twenty images: leave-one-out accuracy is a multiple of a twentieth.
-    assert sample.accuracy * 20 == pytest.approx(round(sample.accuracy * 20))
-    again = fit(features, targets)
-    assert torch.equal(sample.head.linear.weight, again.head.linear.weight)
+    found = fit(features, targets)
+    torch.testing.assert_close(found.head.offset, everything.head.offset)
+    assert len(found.sample) == len(found.left_out) == 20
+    # Each of them is left out of all 60 images: the same as solving again without it, up to the temperature.
+    reference = reference_for(found, features, targets)
+    expected = reference.left_out(found.penalties[0] * reference.mean_eigenvalue)[found.sample]
+    scores = found.left_out.double().numpy()
+    assert np.allclose(scores / scores[0, 0], expected / expected[0, 0], rtol=1e-5)
+    # From a file it is the same head to the bit.
+    store = FeatureStore(folder=tmp_path, identity={})
+    with store.writing("features", shape=(60, 2, 4)) as writer:
+        writer.add(features)
+    from_file = fit_feature_head(
+        writer.features, targets, layout=layout_of(4), num_classes=3, setting=SETTING
+    )
+    for name, value in found.head.state_dict().items():
+        assert torch.equal(value, from_file.head.state_dict()[name])
+    features[50, 1, 2] = torch.nan
+    with pytest.raises(TrainingError, match="60 images, 1 values"):
+        fit(features, targets)
 
 
 def test_default_sees_every_feature_and_kernels_cost_too_much_on_many_rows():

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from vizsla import ConfigError, TrainConfig, train_classifier
+from vizsla import (
+    ConfigError,
+    OutputError,
+    PictureError,
+    TrainConfig,
+    TrainingError,
+    train_classifier,
+)
 from vizsla.data.table import resolve_data
-from vizsla.infer import predict_batches
+from vizsla.infer import FeatureStore, predict_batches
 from vizsla.models import Classifier, FeatureHead, build_backbone, norm_parameters
 from vizsla.recipe import EPOCH_COLUMNS, FEATURE_PHASES, BestState, loaders_for, train_end_to_end
 from vizsla.recipe.features_first import features_first
@@ -132,6 +143,46 @@ def test_profile_does_not_change_the_features_stage(image_folder: Path):
     watched = features_first(loaders, config=CONFIG, display=QUIET, profile=RunProfile())
     assert torch.equal(plain.predictions.logits, watched.predictions.logits)
     assert loaders.valid.augmentation is augmentation
+
+
+def test_features_too_large_for_memory_give_the_same_result_also_after_a_stop(
+    image_folder: Path, tmp_path: Path
+):
+    table = resolve_data(image_folder, seed=0)
+    config = replace(CONFIG, batch_size=4)
+    look = partial(features_first, config=config, display=QUIET)
+    expected = look(loaders_for(table, config=config))
+    store = FeatureStore(folder=tmp_path / "features", identity={"size": 32}, memory_bytes=0)
+    found = look(loaders_for(table, config=config), store=store)
+    assert torch.equal(found.predictions.logits, expected.predictions.logits)
+    assert expected.history[-1].valid_loss == found.history[-1].valid_loss
+    assert not store.folder.exists()
+
+    missing = table.paths[int(table.train_rows[-1])]
+    content = missing.read_bytes()
+    missing.unlink()
+    with pytest.raises(PictureError):
+        look(loaders_for(table, config=config), store=store)
+    missing.write_bytes(content)
+    (note,) = store.folder.glob("*.json")
+    num_done = json.loads(note.read_text())["images"]
+    assert 0 < num_done < len(table.train_rows)
+    resumed = replace(store, resume=True)
+    spoilt = replace(resumed, folder=tmp_path / "spoilt")
+    shutil.copytree(store.folder, spoilt.folder)
+    file = spoilt.folder / note.with_suffix(".f32").name
+    file.write_bytes(np.float32(np.nan).tobytes() + file.read_bytes()[4:])
+    with pytest.raises(TrainingError, match="1 values"):  # what is there is not computed again
+        look(loaders_for(table, config=config), store=spoilt)
+    found = look(loaders_for(table, config=config), store=resumed)
+    assert torch.equal(found.predictions.logits, expected.predictions.logits)
+    for folder, identity in ((store.folder, {"size": 64}), (tmp_path / "none", {})):
+        other = FeatureStore(folder=folder, identity=identity, resume=True)
+        other.prepare(1)
+        with other.writing("new.f32", shape=(2, 1, 3)) as writer:
+            assert writer.num_done == 0
+    with pytest.raises(OutputError, match=r"1,000,000\.0 GB"):
+        store.prepare(10**15)
 
 
 def test_table_of_a_profile():
