@@ -27,6 +27,7 @@ from .data.images.sizing import RatioResize as RatioResize
 from .data.images.sizing import Resize as Resize
 from .data.loading.dataloaders import DataLoaders as DataLoaders
 from .data.loading.dataloaders import default_device as default_device
+from .data.pack import pack as pack
 from .data.table.block import CategoryBlock as CategoryBlock
 from .data.table.block import DataBlock as DataBlock
 from .data.table.block import ImageBlock as ImageBlock

@@ -125,7 +125,7 @@ from vizsla.train.optim import Lookahead, Optimizer, OptimWrapper, RAdam, ranger
 # fmt: off
 _FOR_PROGRAMS = {
     "Audit", "Checkpoint", "Fix", "Prediction", "Predictor", "TrainConfig", "__version__", "audit",
-    "balanced_class_weights", "compare", "from_hub", "grad_cam", "push_to_hub", "read_fixes", "robust", "train_classifier", "write_fixes",
+    "balanced_class_weights", "compare", "from_hub", "grad_cam", "pack", "push_to_hub", "read_fixes", "robust", "train_classifier", "write_fixes",
 }
 """Names of ``vizsla`` that cells import themselves, as they do its errors."""
 # fmt: on

@@ -20,7 +20,18 @@ from cyclopts.config import Dict
 from vizsla import __version__
 from vizsla.cli.models import compare, embed, evaluate, export, predict, serve, verify
 from vizsla.cli.terminal import reported_errors, sigterm_as_ctrl_c
-from vizsla.cli.training import audit, bench, check, demo, find_lr, label, report, show_cache, train
+from vizsla.cli.training import (
+    audit,
+    bench,
+    check,
+    demo,
+    find_lr,
+    label,
+    pack,
+    report,
+    show_cache,
+    train,
+)
 from vizsla.errors import ConfigError
 from vizsla.run.folder import locate_data
 
@@ -34,6 +45,7 @@ COMMANDS = {
     "check": check,
     "audit": audit,
     "label": label,
+    "pack": pack,
     "evaluate": evaluate,
     "compare": compare,
     "predict": predict,

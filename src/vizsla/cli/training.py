@@ -1,4 +1,4 @@
-"""Commands that take DATA or what a training left: demo, train, find-lr, check, audit, label, bench, report, cache."""
+"""Commands that take DATA or what a training left: demo, train, find-lr, check, audit, label, pack, bench, report, cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vizsla.cli.terminal import (
 )
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
-from vizsla.text import counted, quoted, say
+from vizsla.text import counted, listed, quoted, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -462,6 +462,73 @@ def label(
         allowed_hosts=allowed_host,
         say=say,
     )
+
+
+def pack(
+    data: Path,
+    out: Path,
+    /,
+    *,
+    where: Labels = AS_FOUND,
+    size: int | None = None,
+    format: Literal["jpeg", "png", "webp"] = "jpeg",  # noqa: A002 (the name of the option)
+    shard_mb: float = 256,
+    seed: int = 0,
+    truncated: Truncated = "strict",
+    on_bad: Literal["error", "skip"] = "error",
+    workers: int = -1,
+) -> None:
+    """Write images with labels and split as tar shards, for disks and networks that read large files best.
+
+    OUT is then DATA for train and the other commands, with the same labels, split and order, and WebDataset's loaders read
+    it. After a kill the same command goes on: finished shards are kept if their checksums are right.
+
+    For example:
+
+        vizsla pack pets shards
+        vizsla pack pets shards-256 --size 256 --format webp
+        vizsla train shards
+
+    Args:
+        data: A folder of images, or a CSV file that lists them.
+        out: A new folder, or that of the same command before.
+        size: Short side in pixels of larger images; default: the bytes of each image as they are.
+        format: What images made smaller are written as: jpeg and webp in quality 95, or png.
+        shard_mb: Most megabytes of a shard.
+        seed: The order in the shards follows from it, and the split where it is drawn.
+        truncated: JPEGs that end too early: strict: unreadable; ok: take them.
+        on_bad: Refuse images that cannot be read, after packing the rest, or leave them out.
+        workers: Threads that read images; -1: one per core.
+    """
+    from vizsla.data.pack import check_place
+    from vizsla.data.pack import pack as write
+    from vizsla.machine import shown_bytes
+    from vizsla.train.display import Display
+
+    check_place(out)
+    display = Display()
+    table = _read_data(data, where, seed=seed, display=display)
+    display.line(counts_line(table))
+    with display.bar("packing images", total=len(table.paths)) as move:
+        done = write(
+            table,
+            out,
+            size=size,
+            image_format=format,
+            shard_mb=shard_mb,
+            seed=seed,
+            truncated=truncated,
+            on_bad=on_bad,
+            num_workers="auto" if workers < 0 else workers,
+            on_progress=move,
+        )
+    kept = f", {done.num_kept} of them kept from before" if done.num_kept else ""
+    say(
+        f"{done.num_images:,} images in {counted(done.num_shards, 'shard')}, {shown_bytes(done.num_bytes)}, in {done.folder}{kept}"
+    )
+    if done.unreadable:
+        entries = [f"{path}: {cause}" for path, cause in done.unreadable]
+        say(f"Left out, {counted(len(entries), 'image')} that cannot be read:\n{listed(entries)}")
 
 
 def bench(

@@ -8,3 +8,6 @@ from .download import download_file as download_file
 from .download import extract_archive as extract_archive
 from .download import fetch as fetch
 from .download import untar_data as untar_data
+from .pack import Packed as Packed
+from .pack import PackedFormat as PackedFormat
+from .pack import pack as pack

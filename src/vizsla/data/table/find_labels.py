@@ -30,6 +30,7 @@ from vizsla.data.table.labels import (
     using_attr,
 )
 from vizsla.data.table.layout import layout_of
+from vizsla.data.table.packed import packed_images
 from vizsla.data.table.sources import check_folder, is_image_name, list_images
 from vizsla.data.table.tables import (
     JSON_SUFFIXES,
@@ -99,6 +100,10 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
                 "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
             )
         return _find_in_table(read_table(data), data.parent, words, group)
+    if labels == "auto" and label_level is None and (packed := packed_images(data)):
+        images, splits, block = packed
+        images, groups = _groups_in_paths(images, group) if group else (images, None)
+        return Found(images=images, splits=splits, groups=groups, block=block)
     check_folder(data)
     if labels == "auto" and label_level is None and (metadata := metadata_table(data)):
         return _find_in_metadata(metadata, data, group)
