@@ -194,7 +194,8 @@ def _after_norm(norm: nn.Module) -> nn.Module | None:
     """Return what a layer does besides normalising; None where that is not known."""
     if type(norm) is nn.BatchNorm2d:
         return nn.Identity()
-    drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)  # timm's BatchNormAct2d
+    # Ours and timm's BatchNormAct2d; only timm's has a dropout.
+    drop, act = getattr(norm, "drop", nn.Identity()), getattr(norm, "act", None)
     if not (isinstance(drop, nn.Module) and isinstance(act, nn.Module)):
         return None
     return act if isinstance(drop, nn.Identity) else nn.Sequential(drop, act)
@@ -214,7 +215,7 @@ def _suits_one_dnn(layer: nn.Conv2d) -> bool:
         return False
     if type(layer) is nn.Conv2d:
         return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return type(layer).__name__ == "Conv2dSame" and layer.dilation == (1, 1)  # of timm
+    return type(layer).__name__ == "Conv2dSame" and layer.dilation == (1, 1)  # ours and timm's
 
 
 def _gives_the_same(changed: Classifier, classifier: Classifier, images: Tensor) -> bool:

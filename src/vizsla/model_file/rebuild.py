@@ -54,6 +54,8 @@ _MAKERS = _MAKERS_OF_VALUES | {
     torch.rand,
     torch.randn,
 }
+_FILLERS = frozenset((nn.init.normal_, Tensor.normal_))
+"""Change nothing on the "meta" device, where torch loads its compiler for them, a second."""
 
 _MOST_SHOWN = 500  # Characters of what a library says; it may repeat all settings of the file.
 _DTYPE_NAMES = {
@@ -276,6 +278,10 @@ class _Bounded(TorchFunctionMode):
         kwargs: dict[str, object] | None = None,
     ) -> object:
         kwargs = dict(kwargs or {})
+        if func in _FILLERS:
+            filled = cast("Tensor", kwargs["tensor"] if "tensor" in kwargs else args[0])
+            if filled.is_meta:
+                return filled
         if func in _MAKERS_OF_VALUES:
             if self._keeps_values:
                 kwargs.pop("device", None)

@@ -6,6 +6,9 @@ from .backbones import local_networks as local_networks
 from .backbones import torchvision_backbone as torchvision_backbone
 from .classifier import Classifier as Classifier
 from .classifier import evaluation_mode as evaluation_mode
+from .efficientnet_lite import SCALES as SCALES
+from .efficientnet_lite import EfficientNetLite as EfficientNetLite
+from .efficientnet_lite import lite_stages as lite_stages
 from .groups import Group as Group
 from .groups import decay_split as decay_split
 from .groups import fine_groups as fine_groups
@@ -42,7 +45,6 @@ from .stages import own_stages as own_stages
 from .stages import sequential_stages as sequential_stages
 from .stages import timm_stages as timm_stages
 from .stages import token_stages as token_stages
-from .weights import TIMM_NAME as TIMM_NAME
 from .weights import Hub as Hub
 from .weights import PublishedFile as PublishedFile
 from .weights import Weights as Weights

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vizsla.errors import ConfigError, WeightsError, install_command
+from vizsla.models.efficientnet_lite import SCALES, EfficientNetLite, lite_stages
 from vizsla.models.names import (
     FUNCTION_NAMES,
     NAME_ATTRIBUTE,
@@ -42,7 +43,6 @@ from vizsla.models.stages import (
     token_stages,
 )
 from vizsla.models.weights import (
-    PACKAGES,
     TIMM_NAME,
     UNKNOWN_LICENCE,
     PublishedFile,
@@ -206,33 +206,52 @@ def whole_network(network: nn.Module, *, preprocessing: Preprocessing) -> Backbo
     return Backbone(network, stages=stages, spec=spec, preprocessing=preprocessing)
 
 
-def _timm_backbone(name: str, *, pretrained: bool, given: Weights | None) -> Backbone:
-    """Build a network of timm; the weights of EfficientNet-Lites come from installed packages."""
-    from timm.models import PretrainedCfg, get_pretrained_cfg
+def _lite_backbone(
+    name: str, *, timm_name: str, pretrained: bool, given: Weights | None
+) -> Backbone:
+    """Build an EfficientNet-Lite without timm, which counts as its source; its weights come from an installed package."""
+    network = EfficientNetLite(timm_name)
+    weights = given or (packaged_weights(timm_name) if pretrained else _RANDOM)
+    if weights.tensors:
+        named = replace(weights, tensors=lite_names(weights.tensors, name=timm_name))
+        load_weights(network, named, ignored=("classifier",), what=f"the network {name}")
+    side = SCALES[timm_name][-1]
+    return Backbone(
+        network,
+        stages=lite_stages(network),
+        spec=BackboneSpec(
+            source="timm", name=name, weights=weights.origin, licence=weights.licence
+        ),
+        preprocessing=Preprocessing(
+            mean=_TENSORFLOW_VALUES, std=_TENSORFLOW_VALUES, size=(side, side)
+        ),
+    )
 
+
+def _timm_backbone(name: str, *, pretrained: bool, given: Weights | None) -> Backbone:
+    """Build a network of timm; EfficientNet-Lites, whose weights come from installed packages, without it."""
     is_published = given is None and pretrained
     if is_published and name != PACKAGED_NAME:
         # timm has no weights for its own efficientnet_lite1 and _lite2, which pad images in another way.
         name = PACKAGED_NAMES.get(name, name)
     timm_name = TIMM_NAME if name == PACKAGED_NAME else name
-    record = get_pretrained_cfg(timm_name) or PretrainedCfg()
+    if timm_name in SCALES and not (
+        is_published and name != PACKAGED_NAME and not is_packaged(name)
+    ):
+        return _lite_backbone(name, timm_name=timm_name, pretrained=pretrained, given=given)
+    from timm.models import PretrainedCfg, get_pretrained_cfg
+
+    record = get_pretrained_cfg(name) or PretrainedCfg()
     weights = given or _RANDOM
-    if is_published and timm_name in PACKAGES and (name == PACKAGED_NAME or is_packaged(timm_name)):
-        weights = packaged_weights(timm_name)
-        network = _timm_network(timm_name, record)
-    elif is_published:
+    if is_published:
         weights = _published_timm_weights(name, record)
-        network = _timm_network(timm_name, record, published=weights)
+        network = _timm_network(name, record, published=weights)
         weights = replace(weights, tensors={})  # timm has loaded them
     else:
-        network = _timm_network(timm_name, record)
+        network = _timm_network(name, record)
     if weights.tensors:
-        tensors = weights.tensors
-        if timm_name in PACKAGES:
-            tensors = lite_names(tensors, name=timm_name)
         classifier = _names(record.classifier)
-        named = replace(weights, tensors=tensors)
-        load_weights(network, named, ignored=classifier, what=f"the network {name}")
+        load_weights(network, weights, ignored=classifier, what=f"the network {name}")
     _, height, width = record.input_size
     size = (height, width)
     return Backbone(

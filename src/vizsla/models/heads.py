@@ -80,10 +80,8 @@ class FeatureHead(nn.Module):
         self.register_buffer("landmarks", torch.zeros(num_landmarks, num_features))
         # Zeros until it is fitted: a random start would draw from the global generator.
         num_inputs = num_landmarks + num_features * (with_linear or not num_landmarks)
-        linear = nn.Linear(num_inputs, num_classes, device="meta")
-        self.linear = linear.to_empty(device=self.offset.device)
-        for parameter in self.linear.parameters():
-            nn.init.zeros_(parameter)
+        self.linear = _linear(num_inputs, num_classes, bias=True)
+        nn.init.zeros_(self.linear.weight)
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Return logits ``(B, C)`` for the feature maps of all stages."""
@@ -425,9 +423,10 @@ def _norm(width: int) -> nn.BatchNorm1d:
 
 def _linear(num_inputs: int, num_outputs: int, *, bias: bool) -> nn.Linear:
     # Without its own random start: that would draw from the global generator.
-    layer = cast("nn.Linear", nn.utils.skip_init(nn.Linear, num_inputs, num_outputs, bias=bias))
+    layer = nn.Linear(num_inputs, num_outputs, bias=bias, device="meta")
+    layer.weight = nn.Parameter(torch.empty(num_outputs, num_inputs))
     if bias:
-        nn.init.zeros_(layer.bias)
+        layer.bias = nn.Parameter(torch.zeros(num_outputs))
     return layer
 
 

