@@ -235,9 +235,7 @@ def _timm_backbone(name: str, *, pretrained: bool, given: Weights | None) -> Bac
         # timm has no weights for its own efficientnet_lite1 and _lite2, which pad images in another way.
         name = PACKAGED_NAMES.get(name, name)
     timm_name = TIMM_NAME if name == PACKAGED_NAME else name
-    if timm_name in SCALES and not (
-        is_published and name != PACKAGED_NAME and not is_packaged(name)
-    ):
+    if timm_name in SCALES and (not is_published or name == PACKAGED_NAME or is_packaged(name)):
         return _lite_backbone(name, timm_name=timm_name, pretrained=pretrained, given=given)
     from timm.models import PretrainedCfg, get_pretrained_cfg
 

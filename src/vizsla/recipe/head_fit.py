@@ -19,7 +19,8 @@ Shape legend: N images, V views of each, R = N * V rows, D features, P expanded 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
@@ -350,7 +351,7 @@ class _Problem:
                 products_RM, norms_R, norms_R[self.chosen_M], width=bandwidth / rows_RD.shape[1]
             )
         root_R1 = self.row_roots
-        to_landmarks: Tensor | None = None
+        root_MM: Tensor | None = None
         if self.sees_features(bandwidth):
             factor_RP = rows_RD.double()
         elif len(landmarks_MD) == len(rows_RD):
@@ -358,7 +359,6 @@ class _Problem:
         else:
             root_MM = _root(similarity_RM[self.chosen_M])
             factor_RP = torch.linalg.solve_triangular(root_MM, similarity_RM.T, upper=False).T
-            to_landmarks = torch.linalg.solve_triangular(root_MM.T, factor_RP.T, upper=True)
         if factor_RP is None:
             mean_R = _mean(similarity_RM, weights_R=self.weights_R)
             mean = _mean(mean_R, weights_R=self.weights_R)
@@ -380,11 +380,14 @@ class _Problem:
         )
         best = min(tried, key=lambda each: each.loss)
         dual_RC = root_R1 * (basis_RK @ best.solution_KC)
-        weights_PC = dual_RC if to_landmarks is None else to_landmarks @ dual_RC
+        weights_PC = dual_RC
+        if factor_RP is not None and root_MM is not None:
+            expanded_MC = factor_RP.T @ dual_RC
+            weights_PC = torch.linalg.solve_triangular(root_MM.T, expanded_MC, upper=True)
         if bandwidth:
             centre_P = _mean(similarity_RM, weights_R=self.weights_R)
         else:
-            inputs_D = rows_RD if to_landmarks is None else landmarks_MD
+            inputs_D = rows_RD if root_MM is None else landmarks_MD
             weights_PC = inputs_D.double().T @ weights_PC
             centre_P = _mean(rows_RD.double(), weights_R=self.weights_R)
         return _Solution(
@@ -470,20 +473,26 @@ class _Problem:
         of_means_NVV = root_NV1 @ root_NV1.mT / total_weight
         # A hair above one keeps an image that the penalty leaves entirely free from dividing by zero.
         identity = (1 + 1e-9) * torch.eye(num_views, dtype=torch.float64)
-        for share in PENALTIES:
-            penalised_K = eigenvalues_K + share * mean_eigenvalue
-            shrink_K = eigenvalues_K / penalised_K
-            fitted_RC = basis_RK @ (shrink_K[:, None] * in_basis_KC)
-            leverage_NVV = (blocks_NVK * shrink_K) @ blocks_NVK.mT + of_means_NVV
+        shares_S = torch.tensor(PENALTIES, dtype=torch.float64)
+        penalised_SK = eigenvalues_K + shares_S[:, None] * mean_eigenvalue
+        shrink_SK = eigenvalues_K / penalised_SK
+        # For all penalties in one pass over the basis, which takes longer than what is computed.
+        leverage_SNVV = of_means_NVV.repeat(len(shares_S), 1, 1, 1)
+        for view, other in product(range(num_views), repeat=2):
+            both_NK = blocks_NVK[:, view] * blocks_NVK[:, other]
+            leverage_SNVV[:, :, view, other] += shrink_SK @ both_NK.T
+        for number, share in enumerate(PENALTIES):
+            fitted_RC = basis_RK @ (shrink_SK[number][:, None] * in_basis_KC)
             residual_NVC = torch.linalg.solve(
-                identity - leverage_NVV, wanted_NVC - fitted_RC.unflatten(0, (-1, num_views))
+                identity - leverage_SNVV[number],
+                wanted_NVC - fitted_RC.unflatten(0, (-1, num_views)),
             )
             scores_NC = ((wanted_NVC - residual_NVC) / root_NV1).mean(1) + prior_C
             yield _Penalised(
                 penalty=share,
                 loss=self.calibrate(scores_NC).loss,
                 scores_NC=scores_NC,
-                solution_KC=in_basis_KC / penalised_K[:, None],
+                solution_KC=in_basis_KC / penalised_SK[number][:, None],
             )
 
 
@@ -546,25 +555,30 @@ def _temperature(scores_NC: Tensor, *, wanted_NC: Tensor, weights_N: Tensor | No
     """Calibrate classes by one factor.
 
     Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017), on a grid from 1 to 100 in steps
-    of 5 %: finer than the loss can tell. Targets are smoothed by 1 / (N + 2), as Platt did (1999): few images that are all
+    of 5 %: finer than the loss can tell, which is convex. Targets are smoothed by 1 / (N + 2), as Platt did (1999): few images that are all
     right do not prove that the next one is. Images count by their weights, whose mean is about 1.
     """
     targets_N = wanted_NC.argmax(1)
     smoothing = 1 / (len(targets_N) + 2)
     factors = torch.logspace(0, 2, 95, dtype=torch.float64)
-    loss_of = partial(F.cross_entropy, target=targets_N, label_smoothing=2 * smoothing)
-    if weights_N is None:
-        losses = torch.stack([loss_of(scores_NC * factor) for factor in factors])
-    else:
-        shares_N = weights_N / weights_N.sum()
-        losses = torch.stack(
-            [loss_of(scores_NC * factor, reduction="none") @ shares_N for factor in factors]
+    shares_N = torch.ones(len(targets_N), dtype=torch.float64) if weights_N is None else weights_N
+    shares_N = shares_N / shares_N.sum()
+
+    @cache
+    def loss_at(number: int) -> float:
+        losses_N = F.cross_entropy(
+            scores_NC * factors[number], targets_N, reduction="none", label_smoothing=2 * smoothing
         )
-    best = int(losses.argmin())
+        return float(losses_N @ shares_N)
+
+    best, last = 0, len(factors) - 1
+    while best < last:
+        middle = (best + last) // 2
+        best, last = (middle + 1, last) if loss_at(middle + 1) < loss_at(middle) else (best, middle)
     return _Calibrated(
         gain_C=factors[best].expand(scores_NC.shape[1]),
         shift_C=torch.zeros(scores_NC.shape[1], dtype=torch.float64),
-        loss=float(losses[best]),
+        loss=loss_at(best),
         accuracy=float((scores_NC.argmax(1) == targets_N).double().mean()),
     )
 

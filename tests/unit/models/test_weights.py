@@ -321,9 +321,9 @@ def whole_network(weights_packaged: Weights) -> nn.Module:
     """The network with its own classifier of the 1000 classes of ImageNet."""
     import timm
 
-    network = timm.create_model(TIMM_NAME)
+    network = timm.create_model("tf_efficientnet_lite0")
     named = Weights(tensors=lite_names(weights_packaged.tensors), origin=weights_packaged.origin)
-    load_weights(network, named, what=TIMM_NAME)
+    load_weights(network, named, what="timm's network")
     return network.eval()
 
 
