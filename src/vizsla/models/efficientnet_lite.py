@@ -101,6 +101,7 @@ class EfficientNetLite(nn.Module):
         self.conv_stem = _convolution(3, _STEM, 3, stride=2)
         torch.rand(144)  # timm draws these here, for layers that a lite network does not have
         self.bn1 = BatchNormAct2d(_STEM, nn.ReLU6(inplace=True))
+        self.channels: list[int] = []  # of each stage
         inputs, stages = _STEM, list[nn.Module]()
         for number, (kernel, stride, expansion, channels, depth) in enumerate(_STAGES):
             outputs = _round_channels(channels * wider)
@@ -115,6 +116,7 @@ class EfficientNetLite(nn.Module):
                 )
                 inputs = outputs
             stages.append(nn.Sequential(*blocks))
+            self.channels.append(outputs)
         self.blocks = nn.Sequential(*stages)
         self.conv_head = _convolution(inputs, NUM_FEATURES, 1)
         self.bn2 = BatchNormAct2d(NUM_FEATURES, nn.ReLU6(inplace=True))
@@ -133,18 +135,14 @@ class EfficientNetLite(nn.Module):
 
 def lite_stages(network: EfficientNetLite) -> Stages:
     """Return the last map of each resolution, and after that what ``conv_head`` makes of the smallest; nothing is tried."""
-    ends = [
-        f"blocks.{number}"
-        for number in range(len(_STAGES))
-        if number + 1 == len(_STAGES) or _STAGES[number + 1][1] == 2
-    ]
-    last_blocks = [list(network.get_submodule(end).children())[-1] for end in ends]
-    channels = [[*block.modules()][-2].num_features for block in last_blocks]
+    last = len(_STAGES) - 1
+    numbers = [number for number in range(last + 1) if number == last or _STAGES[number + 1][1] > 1]
+    ends = [f"blocks.{number}" for number in numbers]
     stages = (f"blocks.{number}" for number in range(len(_STAGES)))
     steps = ("conv_stem", "bn1", *stages, "conv_head", "bn2")
     return Stages(
         maps=SequentialMaps(steps=steps, stage_ends=(*ends, "bn2")),
-        channels=(*channels, NUM_FEATURES),
+        channels=(*(network.channels[number] for number in numbers), NUM_FEATURES),
         early_end=ends[len(ends) // 2],
         fixed_size=None,
         steps=steps[:-2],  # conv_head learns at the rate of the last block, as timm groups them

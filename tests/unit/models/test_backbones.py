@@ -212,10 +212,11 @@ def test_a_lite_network_is_timms_bit_for_bit(name: str, training: bool):
     images = torch.rand(2, 3, 33, 46).contiguous(memory_format=torch.channels_last)
     found, wanted = stages.maps(ours, images), expected.maps(theirs, images)
     assert all(map(torch.equal, (*found, ours(images)), (*wanted, theirs(images))))
-    sum(map(Tensor.sum, found)).backward()
-    sum(map(Tensor.sum, wanted)).backward()
-    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(one.grad, other.grad)
+    for network, maps in ((ours, found), (theirs, wanted)):
+        torch.autograd.backward([each.sum() for each in maps])
+        assert all(parameter.grad is not None for parameter in network.parameters())
+    slopes = ([part.grad for part in network.parameters()] for network in (ours, theirs))
+    assert all(torch.equal(one, other) for one, other in zip(*slopes, strict=True))  # pyright: ignore[reportArgumentType] (they have gradients)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
