@@ -51,8 +51,13 @@ def device_name(device: torch.device) -> str:
 
 
 def default_num_workers() -> int:
-    """Return how many threads read images by default: one for each core, at most ``MAX_WORKERS``."""
-    return min(MAX_WORKERS, num_cores())
+    """Return how many threads read images by default: one for each core of this process, at most ``MAX_WORKERS``."""
+    return min(MAX_WORKERS, max(1, num_cores() // num_processes_here()))
+
+
+def num_processes_here() -> int:
+    """Return how many processes share this machine's cores and memory in a training that torchrun started."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 NumWorkers = int | Literal["auto"] | None
@@ -138,11 +143,15 @@ def free_device_bytes(device: torch.device) -> int:
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int:
-    """Return how much memory a program may take now without harm.
+    """Return how much memory this process may take now without harm: its part if torchrun started several here.
 
     On Linux that is what the kernel calls available, or less if a control group (a container) sets a limit. Elsewhere it is
     half of the machine's memory, or 4 GiB if even that is unknown. ``root`` is where the system's files lie.
     """
+    return _free_bytes(root) // num_processes_here()
+
+
+def _free_bytes(root: Path) -> int:
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))

@@ -9,11 +9,8 @@ import json
 import math
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -729,83 +726,3 @@ def test_the_demo_reaches_what_it_promises(vizsla: RunVizsla, here: Path, run_fi
     assert written["metrics"]["accuracy"]["num_pictures"] == 656
     assert sorted(written["references"].values()) == [0.8244, 0.8842]
     assert "CC BY-NC-SA 4.0" in (run / "report.html").read_text("utf-8")
-
-
-# --- several processes -----------------------------------------------------------------------------------------------
-
-
-def figures(folder: Path) -> dict[str, float]:
-    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-    return {name: metric["value"] for name, metric in metrics.items()}
-
-
-def probabilities(folder: Path) -> dict[str, list[str]]:
-    rows = csv_rows((folder / "predictions.csv").read_text("utf-8"))
-    names = [name for name in rows[0] if name.startswith("prob")]
-    return {row["path"]: [row[name] for name in names] for row in rows}
-
-
-def torchrun() -> tuple[object, ...]:
-    """Return the words for Python that start two processes."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    return ("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", port)
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_trains(
-    vizsla: RunVizsla, python: Callable[..., str], pictures: Path, tmp_path: Path
-):
-    options = ("--epochs", "1", "--size", "64", "--bs", "8", "--device", "cpu", "--lr", "1e-3")
-    alone = vizsla("train", pictures, *options, "--out", tmp_path / "one")
-    assert alone.code == 0
-    words = ("-m", "vizsla", "train", pictures, *options, "--out", tmp_path / "two")
-    printed = python(*torchrun(), *words)
-    assert figures(tmp_path / "two") == pytest.approx(figures(tmp_path / "one"), abs=1e-5)
-    one, two = probabilities(tmp_path / "one"), probabilities(tmp_path / "two")
-    assert list(one) == list(two)
-    for path, row in one.items():
-        assert [float(cell) for cell in two[path]] == pytest.approx(list(map(float, row)), abs=1e-4)
-    # Said once, by the main process; written once, into one folder.
-    assert printed.count("Validation accuracy") == 1
-    assert printed.count("end to end") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
-        path.name for path in (tmp_path / "one").iterdir()
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_process_of_torchrun_that_is_killed_ends_all_and_the_run_goes_on(
-    python: Callable[..., str], pictures: Path, tmp_path: Path, killed: int
-):
-    options = ("--epochs", "4", "--size", "64", "--bs", "8", "--device", "cpu", "--lr", "1e-3")
-    often = ("--checkpoint-every", "0.001")
-
-    def words(name: str) -> tuple[object, ...]:
-        train = ("-m", "vizsla", "train", pictures, *options, *often, "--out", tmp_path / name)
-        return (*torchrun(), *train)
-
-    python(*words("whole"))
-    with subprocess.Popen([sys.executable, *map(str, words("run"))]) as started:
-        state = tmp_path / "run" / "checkpoint" / "checkpoint.safetensors"
-        until = time.monotonic() + 100
-        while not state.exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        assert state.exists()
-        children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-        (rank,) = (
-            int(child)
-            for child in children
-            if f"\0RANK={killed}\0" in Path(f"/proc/{child}/environ").read_text()
-        )
-        os.kill(rank, signal.SIGKILL)
-        assert started.wait(60) != 0
-    assert not (tmp_path / "run" / "model.safetensors").exists()
-    python(*words("run"), "--resume")
-    assert figures(tmp_path / "run") == figures(tmp_path / "whole")
-    assert probabilities(tmp_path / "run") == probabilities(tmp_path / "whole")
-    assert contents(tmp_path / "run").keys() == contents(tmp_path / "whole").keys()

@@ -19,6 +19,7 @@ import torch
 from vizsla import ConfigError
 from vizsla.machine import (
     Blocks,
+    default_num_workers,
     device_name,
     free_device_bytes,
     free_disk_bytes,
@@ -372,6 +373,17 @@ def test_free_memory_is_what_the_kernel_or_the_container_leaves(tmp_path: Path):
         write(tmp_path, max=unlimited)
         assert free_memory_bytes(tmp_path) == 5000 * 1024
     assert free_device_bytes(torch.device("cpu")) > 0
+
+
+def test_processes_of_torchrun_share_memory_and_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemAvailable: 5000 kB\n")
+    alone = default_num_workers()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_memory_bytes(tmp_path) == 5000 * 1024 // 4
+    assert 1 <= default_num_workers() <= max(1, alone)
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="Windows does not tell it this way")

@@ -73,7 +73,7 @@ def reported_errors(*, doing: str, debug: bool = False) -> Generator[None]:
             stop(2, error.__cause__, str(error.__cause__))
         stop(2, error, str(error).strip())
     except VizslaError as error:
-        stop(2, error, str(error))
+        stop(2, error, " ".join([str(error), *getattr(error, "__notes__", ())]))
     except KeyboardInterrupt as error:
         code, what = (143, "Told to end.") if error.args else (130, "Stopped by Ctrl-C.")
         stop(code, error, " ".join([what, *getattr(error, "__notes__", ())]))

@@ -22,6 +22,7 @@ Truncated = Literal["strict", "ok"]
 Augment = Literal["none", "light", "default", "strong"]
 ResizeWord = Literal["crop", "squish", "pad", "pad-border", "pad-zeros"]
 Balance = Literal["none", "auto", "weights", "sample"]
+GradientCompression = Literal["none", "fp16", "bf16", "powersgd"]
 
 EPOCHS_ON_GPU = 5
 USUAL_THRESHOLD = "0.5"
@@ -95,6 +96,8 @@ class TrainConfig:
         balance: What to do where classes are of unequal size: weights: images of rare classes count more; sample: they come up
             more often in the end-to-end epochs; auto: sample where one class has three times as many images as another.
             Probabilities are then those for classes that are equally frequent.
+        compress_gradients: Of several processes (torchrun), how gradients are sent: fp16, bf16: half the traffic; powersgd: far
+            less, only approximately.
 
     Raises:
         ConfigError: A value cannot work.
@@ -124,6 +127,7 @@ class TrainConfig:
     colour: bool = True
     threshold: str = USUAL_THRESHOLD
     balance: Balance = "none"
+    compress_gradients: GradientCompression = "none"
 
     def __post_init__(self) -> None:
         if not _is_whole(self.size, least=1):
@@ -153,6 +157,7 @@ class TrainConfig:
             ("augment", Augment),
             ("resize_method", ResizeWord),
             ("balance", Balance),
+            ("compress_gradients", GradientCompression),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(

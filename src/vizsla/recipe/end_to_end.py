@@ -185,6 +185,7 @@ def end_to_end_trainer(
         classifier,
         train_bn=False,
         precision=resolve_precision(config.precision, device=loaders.device, model=classifier),
+        compress_gradients=config.compress_gradients,
         show_table=False,
     )
     trainer.display = display

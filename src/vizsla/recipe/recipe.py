@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 _CANNOT_DIFFER = ("arch", "weights")
-_ADDED = ("augment", "flip", "vertical_flip", "colour", "balance")
+_ADDED = ("augment", "flip", "vertical_flip", "colour", "balance", "compress_gradients")
 """Options that older checkpoints do not have; they were made with the defaults."""
 
 AS_IT_WAS = "the earlier model as it was"
@@ -195,6 +195,7 @@ def train_classifier(
         "presize": "--presize",
         "patience": "--patience",
         "colour": "--no-colour",
+        "compress_gradients": "--compress-gradients",
     }
     if config.augment != "none":
         unused["augment"] = "--augment"

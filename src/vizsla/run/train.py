@@ -51,7 +51,13 @@ from vizsla.run.report import write_explained
 from vizsla.text import counted, valid_unicode
 from vizsla.train.checkpoint import Checkpoint
 from vizsla.train.display import Display, format_seconds
-from vizsla.train.distributed import is_main
+from vizsla.train.distributed import (
+    VERSIONS,
+    all_of,
+    check_same_images,
+    check_same_settings,
+    is_main,
+)
 from vizsla.train.profile import RunProfile
 from vizsla.train.recorder import save_history
 from vizsla.types import as_size
@@ -133,11 +139,22 @@ def run_training(
     Raises:
         OutputError: The folder cannot be written to, which is found before training; or a file cannot be written.
         PictureError: Images cannot be read, and ``plan.on_bad`` is ``"error"``; all are named. Found before training.
-        ConfigError: There is nothing to resume because the run is finished, or it is one with other data or settings.
+        ConfigError: There is nothing to resume because the run is finished, or it is one with other data or settings; or torchrun
+            may restart processes and the run could not go on.
+        DataError: The data differ between machines.
         VizslaError: As from ``train_classifier``.
     """
     if plan.config.threshold != USUAL_THRESHOLD:
         check_task_of_thresholds(table.task)
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and not resume:
+        raise ConfigError(
+            "Processes that torchrun --max-restarts starts again would train from the start, into another folder. Add --resume: it "
+            "goes on from the last checkpoint, and begins where there is none."
+        )
+    check_same_settings(
+        {**_asked_of_all(plan.config), "--resume": resume, "--force": force, **VERSIONS}
+    )
+    check_same_images(table)
     started = time.monotonic()
     times = RunProfile(wanted=profile)
     num_pictures = len(table.train_rows) + len(table.valid_rows)
@@ -245,6 +262,12 @@ def run_training(
     )
 
 
+def _asked_of_all(config: TrainConfig) -> dict[str, object]:
+    """Return the choices that all processes have to share: not the device, nor how images are read and kept."""
+    own = ("device", "num_workers", "cache", "cache_budget")
+    return {name: value for name, value in asdict(config).items() if name not in own}
+
+
 def _with_thresholds(run: TrainedRun, *, goal: str) -> tuple[TrainedRun, tuple[str, ...]]:
     """Return a run whose predictions are decided by other thresholds than 0.5, and what to say of them."""
     found, told = run.predictions, ()
@@ -292,6 +315,9 @@ def read_all(
         unreadable = find_unreadable(
             table, rows, reader=reader, num_workers=num_workers, on_progress=move
         )
+    # What one machine cannot read is left out on all.
+    everywhere = {row: cause for part in all_of(unreadable) for row, cause in part}
+    unreadable = tuple(everywhere.items())
     table = settle_unreadable(table, unreadable, on_bad=plan.on_bad)
     if unreadable:
         display.line(

@@ -30,7 +30,14 @@ from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.files import atomic_write
 from vizsla.text import joined
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.distributed import STEPS_BETWEEN_READS, any_of, is_main, share
+from vizsla.train.distributed import (
+    STEPS_BETWEEN_READS,
+    all_of,
+    any_of,
+    from_process,
+    is_main,
+    share,
+)
 from vizsla.train.recorder import FitRecord
 
 if TYPE_CHECKING:
@@ -125,6 +132,14 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, values
 
 
+def _state_or_problem(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | ModelFileError:
+    """Return what ``load_state`` returns or raises, to be sent to other processes."""
+    try:
+        return load_state(path)
+    except ModelFileError as error:
+        return error
+
+
 def pack_state(
     trainer: Trainer, *, with_opt: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -207,10 +222,15 @@ def load_weights(
 ) -> None:
     """Read weights that ``save_weights`` wrote.
 
+    Every process has to call this. The main one reads: other machines need not see the file.
+
     Raises:
         ModelFileError: There is no such file, or it belongs to another network or other classes; nothing is loaded then.
     """
-    tensors, values = load_state(path)
+    state = from_process(0, _state_or_problem(path) if is_main() else None)
+    if isinstance(state, ModelFileError):
+        raise state
+    tensors, values = state
     weights = _below(_MODEL, tensors)
     misfits = [*differences(values, describe_model(trainer)).values()]
     misfits = misfits or _misfits(weights, trainer.model.state_dict(), strict=strict)
@@ -421,10 +441,21 @@ class Checkpoint(Callback):
         return next((each["values"] for each in kept if each["class"] == callback.__name__), None)
 
     def _read_once(self) -> None:
-        """Read the file once until its fit: another process may replace or remove it meanwhile."""
-        if self.resume and not self._was_read:
-            self._was_read = True
-            self._kept = load_state(self.path) if self.path.is_file() else None
+        """Read the file once until its fit: another process may replace or remove it meanwhile.
+
+        Of several processes, the one with the latest state gives it to those that do not have it: machines need not share the
+        folder, and the main process may be on another one than before.
+        """
+        if not self.resume or self._was_read:
+            return
+        self._was_read = True
+        own = _state_or_problem(self.path) if self.path.is_file() else None
+        found = all_of(own if isinstance(own, ModelFileError) else _how_far(own))
+        for problem in found:
+            if isinstance(problem, ModelFileError):
+                raise problem
+        latest = found.index(max(found))
+        self._kept = own if len(set(found)) == 1 else from_process(latest, own)
 
     def _go_on(self, fit: Fit, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore the state of the file if it is of this fit; skip this fit if the file is of a later one."""
@@ -496,6 +527,11 @@ class Checkpoint(Callback):
     def _on_signal(self, number: int, frame: object) -> None:
         del number, frame
         self._told_to_end = True
+
+
+def _how_far(kept: tuple[dict[str, Tensor], dict[str, Any]] | None) -> tuple[int, int]:
+    """Return the fit and the step after which a state was kept; no state comes before all others."""
+    return (-1, -1) if kept is None else (kept[1]["fit"]["number"], kept[1]["fit"]["step"])
 
 
 def differences(saved: dict[str, Any], present: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, cast, get_args
 
 import torch
 from torch import nn
@@ -29,8 +29,12 @@ from vizsla.train.callbacks.events import EventCaller
 from vizsla.train.cuda_graphs import CapturedForward, is_known
 from vizsla.train.display import make_display
 from vizsla.train.distributed import (
+    VERSIONS,
+    GradientCompression,
     as_one,
     check_parts,
+    check_same_images,
+    check_same_settings,
     is_main,
     own_part,
     share,
@@ -103,6 +107,8 @@ class TrainerOptions(TypedDict, total=False):
     accumulate: int
     clip: float | None
     compile: bool | str
+    sync_batch_norm: bool
+    compress_gradients: GradientCompression
     show_table: bool
     quiet: bool
 
@@ -139,6 +145,10 @@ class Trainer:
         clip: Largest norm of the gradients; None leaves them.
         compile: Compile the network (``torch.compile``): slow to begin, then faster steps, mostly on CUDA. A string is torch's
             mode: ``"reduce-overhead"`` replays the step from CUDA graphs, which pays for small networks and batches.
+        sync_batch_norm: Of several processes, let batch norms that train see the whole batch and not each its part: as one
+            process would, for a message between all of them in every norm. Not together with ``compile``.
+        compress_gradients: Of several processes, how gradients are sent: ``"none"``, ``"fp16"`` or ``"bf16"`` for half the
+            traffic, ``"powersgd"`` for far less and only approximately; a run that is resumed then differs a little.
         show_table: Print a row per epoch.
         quiet: Print nothing at all.
 
@@ -176,12 +186,22 @@ class Trainer:
         accumulate: int = 1,
         clip: float | None = None,
         compile: bool | str = False,  # noqa: A002 (torch's own word)
+        sync_batch_norm: bool = False,
+        compress_gradients: GradientCompression = "none",
         show_table: bool = True,
         quiet: bool = False,
     ) -> None:
         _check_model(model, dls)
         self.recorder = Recorder(metrics=as_metrics(metrics))
         FitSettings(accumulate=accumulate, clip=clip)  # Raises the ConfigError.
+        if compress_gradients not in get_args(GradientCompression):
+            raise ConfigError(
+                f"compress_gradients is one of {', '.join(get_args(GradientCompression))}. Received: {compress_gradients!r}"
+            )
+        if sync_batch_norm and compile:
+            raise ConfigError(
+                "Batch norms that see all processes cannot be compiled. Leave out sync_batch_norm or compile."
+            )
         self._dls = dls
         self._around: Classifier | None = None
         self._validated: tuple[object, Predictions] | None = None
@@ -202,6 +222,8 @@ class Trainer:
         self.accumulate = accumulate
         self.clip = clip
         self.compile = compile
+        self.sync_batch_norm = sync_batch_norm
+        self.compress_gradients: GradientCompression = compress_gradients
         self.show_table = show_table
         self.display = make_display(quiet=quiet or not is_main())
         if isinstance(dls, DataLoaders):  # pyright: ignore[reportUnnecessaryIsInstance] (the classic dialect has others)
@@ -212,6 +234,7 @@ class Trainer:
         self.cuda_graphs: bool | None = None
         self.events = EventCaller(())
         self._compiled: nn.Module | None = None
+        self._checked_dls: DataLoaders | None = None  # those that all processes were found to have
         self._captured: CapturedForward | None = None
         self.add_cbs(cbs)
 
@@ -572,6 +595,10 @@ class Trainer:
         if self.opt is None or reset_opt:
             self.create_opt()
         self.check_batches()
+        if self._checked_dls is not self.dls:
+            check_same_settings({"seed": self.dls.seed, "batch size": self.dls.bs, **VERSIONS})
+            check_same_images(self.dls.table)
+            self._checked_dls = self.dls
         given = [*(self.cbs if measured else ()), *as_callbacks(cbs)]
         given.sort(key=lambda callback: callback.order)
         for callback in given:
@@ -691,7 +718,11 @@ class Trainer:
         if self.compile and self._compiled is None:
             mode = self.compile if isinstance(self.compile, str) else None
             self._compiled = cast("nn.Module", torch.compile(self.classifier, mode=mode))
-        return as_one(self.classifier if self._compiled is None else self._compiled)
+        return as_one(
+            self.classifier if self._compiled is None else self._compiled,
+            compression=self.compress_gradients,
+            sync_norms=self.sync_batch_norm,
+        )
 
     def uses_graphs(self) -> bool:
         """Whether steps and predictions may be repeated from CUDA graphs, see ``cuda_graphs``."""

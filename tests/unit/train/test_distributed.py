@@ -1,13 +1,16 @@
-"""Two processes on CPUs (gloo) against one: the same training, and only the main process writes."""
+"""Several processes on CPUs (gloo) against one: the same training, and only the main process writes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
+import re
 import signal
 import socket
 import sys
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,9 +22,12 @@ from vizsla import (
     Checkpoint,
     ConfigError,
     CSVLogger,
+    DataError,
+    DataLoaders,
     EMACallback,
     JSONLLogger,
     Learner,
+    Resize,
     SaveModelCallback,
     TrainConfig,
     TrainingError,
@@ -41,7 +47,6 @@ if TYPE_CHECKING:
     from vizsla import Predictions
     from vizsla.train.callbacks import Fit
 
-WORLD = 2
 SECONDS = 60
 LOST_ANOTHER = 77
 
@@ -61,11 +66,11 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def child(work: Callable[[], Any], rank: int, port: int, pipe: Any) -> None:
+def child(work: Callable[[], Any], rank: int, world: int, port: int, pipe: Any) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(WORLD),
+        WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
@@ -74,20 +79,22 @@ def child(work: Callable[[], Any], rank: int, port: int, pipe: Any) -> None:
             pipe.send(plain(work()))
     except TrainingError:
         sys.exit(LOST_ANOTHER)
+    except DataError as error:
+        pipe.send(error.__notes__)
 
 
-def in_two_processes(
-    work: Callable[[], Any], *, status: int = 0, other_status: int | None = None
+def in_processes(
+    work: Callable[[], Any], *, world: int = 2, status: int = 0, killed: int | None = None
 ) -> list[Any]:
-    """Return what the work returned in each of two processes, which end with this status, or the second with another."""
+    """Return what the work returned in each process; all end with this status, but for one that is killed."""
     context = multiprocessing.get_context("fork")
     port = free_port()
     pipes, processes = list[Any](), list[Any]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which are not used
-        for rank in range(WORLD):
+        for rank in range(world):
             ours, theirs = context.Pipe()
-            process = context.Process(target=child, args=(work, rank, port, theirs))
+            process = context.Process(target=child, args=(work, rank, world, port, theirs))
             process.start()
             theirs.close()
             pipes.append(ours)
@@ -96,7 +103,7 @@ def in_two_processes(
         results = [pipe.recv() if pipe.poll(SECONDS) else None for pipe in pipes if status == 0]
         for process in processes:
             process.join(SECONDS)
-        expected = [status, status if other_status is None else other_status]
+        expected = [-signal.SIGKILL if rank == killed else status for rank in range(world)]
         assert [process.exitcode for process in processes] == expected
     finally:
         for process in processes:
@@ -111,8 +118,15 @@ def uneven(make_loaders: Any) -> Any:
     return loaders
 
 
-def make(make_loaders: Any, *, stage: int = -1, path: Path | None = None, **options: Any) -> Any:
-    """Return a learner whose norms stay as they are, with a linear head on the means of a stage's maps."""
+def make(
+    make_loaders: Any,
+    *,
+    stage: int = -1,
+    path: Path | None = None,
+    train_bn: bool = False,
+    **options: Any,
+) -> Any:
+    """Return a learner whose norms stay as they are unless asked, with a linear head on the means of a stage's maps."""
     loaders = uneven(make_loaders)
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
     channels = backbone.stage_channels[stage]
@@ -125,12 +139,12 @@ def make(make_loaders: Any, *, stage: int = -1, path: Path | None = None, **opti
         classifier,
         metrics=accuracy,
         path=path,
-        train_bn=False,
+        train_bn=train_bn,
         precision="fp32",
         quiet=True,
         **options,
     )
-    for parameter in norm_parameters(classifier):
+    for parameter in () if train_bn else norm_parameters(classifier):
         parameter.requires_grad_(False)  # noqa: FBT003 (the only way to call it)
     return learner
 
@@ -161,13 +175,50 @@ def test_two_processes_train_as_one_at_the_same_batch(make_loaders: Any, options
         return outcome(learner)
 
     expected = plain(work())
-    first, second = in_two_processes(work)
+    first, second = in_processes(work)
     assert first == second  # weights and figures are the same to the last bit
     assert len(first["losses"]) == 6
     close(first["losses"], expected["losses"])
     close(first["values"], expected["values"])
     for name, value in first["weights"].items():
         close(value, expected["weights"][name])
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_batch_norms_see_the_whole_batch_where_that_is_asked_for(make_loaders: Any, world: int):
+    def work(sync_batch_norm: bool) -> dict[str, Any]:
+        learner = make(make_loaders, train_bn=True, sync_batch_norm=sync_batch_norm)
+        learner.fit_one_cycle(2, 1e-3)
+        return outcome(learner)
+
+    expected = plain(work(sync_batch_norm=True))
+    first, *others = in_processes(lambda: work(sync_batch_norm=True), world=world)
+    assert all(other == first for other in others)
+    close(first["losses"], expected["losses"])
+    for name, value in first["weights"].items():  # running means and variances are among them
+        torch.testing.assert_close(
+            torch.tensor(value), torch.tensor(expected["weights"][name]), rtol=1e-3, atol=1e-4
+        )
+    apart = in_processes(lambda: work(sync_batch_norm=False), world=world)
+    assert abs(apart[0]["losses"][0] - expected["losses"][0]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "how", ["fp16", *(pytest.param(how, marks=pytest.mark.slow) for how in ("bf16", "powersgd"))]
+)
+def test_compressed_gradients_train_alike(make_loaders: Any, how: Any):
+    def work(how: Any) -> dict[str, Any]:
+        learner = make(make_loaders, compress_gradients=how)
+        learner.fit_one_cycle(4, 1e-2)
+        return outcome(learner)
+
+    first, second = in_processes(lambda: work(how))
+    assert first == second
+    expected = plain(work("none"))
+    assert first["losses"] != expected["losses"]
+    torch.testing.assert_close(
+        torch.tensor(first["losses"]), torch.tensor(expected["losses"]), rtol=0, atol=0.05
+    )
 
 
 def test_validation_covers_every_image_once_and_in_order(make_loaders: Any):
@@ -177,7 +228,7 @@ def test_validation_covers_every_image_once_and_in_order(make_loaders: Any):
         return [((each.rows, each.paths, each.targets), each.logits) for each in of_splits]
 
     expected = plain(work())
-    for results in in_two_processes(work):
+    for results in in_processes(work):
         for (found, logits), (known, expected_logits) in zip(results, expected, strict=True):
             assert found == known  # rows, paths and targets, exactly
             close(logits, expected_logits)
@@ -188,7 +239,7 @@ def test_each_process_reads_only_its_part(make_loaders: Any):
         loaders = uneven(make_loaders)
         return [batch.rows.tolist() for batch in distributed.own_part(loaders.valid)]
 
-    assert in_two_processes(work) == [[[19, 20]], [[21, 22], [23]]]
+    assert in_processes(work) == [[[19, 20]], [[21, 22], [23]]]
 
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -217,7 +268,7 @@ def test_only_the_main_process_writes(make_loaders: Any, tmp_path: Path):
         learner.load("last")
         return written
 
-    main, other = in_two_processes(work)
+    main, other = in_processes(work)
     assert other == []
     assert main != []
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -236,18 +287,18 @@ class Signal(Callback):
 
     order = 200
 
-    def __init__(self, step: int, number: int, *, to_main: bool = True) -> None:
+    def __init__(self, step: int, number: int, *, to: int = 0) -> None:
         self.step = step
         self.number = number
-        self.to_main = to_main
+        self.to = to
 
     def after_step(self, fit: Fit) -> None:
-        if fit.step == self.step and distributed.is_main() == self.to_main:
+        if fit.step == self.step and distributed.share()[0] == self.to:
             os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
+def test_a_run_that_is_told_to_end_goes_on_in_processes(
     make_loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(checkpoint_module, "STEPS_BETWEEN_READS", 2)
@@ -258,29 +309,87 @@ def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
         learner.fit_one_cycle(2, 1e-2, cbs=cbs)
         return outcome(learner)
 
-    expected = in_two_processes(lambda: run(tmp_path / "whole"))
-    in_two_processes(lambda: run(tmp_path, end_after=4), status=128 + signal.SIGTERM)
+    expected = in_processes(lambda: run(tmp_path / "whole"))
+    in_processes(lambda: run(tmp_path, end_after=4), status=128 + signal.SIGTERM)
     kept = load_state(tmp_path / "checkpoint.safetensors")[1]
     assert kept["fit"]["step"] == 5  # asked at every second step of an epoch of three
-    assert in_two_processes(lambda: run(tmp_path)) == expected
+    assert in_processes(lambda: run(tmp_path)) == expected
 
 
-@pytest.mark.parametrize("to_main", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_when_a_process_is_killed_the_other_ends_and_all_go_on(
-    make_loaders: Any, tmp_path: Path, to_main: bool
+@pytest.mark.parametrize(
+    ("world", "killed"),
+    [
+        (2, 0),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(4, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_when_a_process_is_killed_the_others_end_and_all_go_on(
+    make_loaders: Any, tmp_path: Path, world: int, killed: int
 ):
     def run(folder: Path, *, killed_after: int = 0) -> dict[str, Any]:
         learner = make(make_loaders)
-        killed = Signal(killed_after, signal.SIGKILL, to_main=to_main)
-        learner.fit_one_cycle(2, 1e-2, cbs=[Checkpoint(folder, resume=True), killed])
+        kill = Signal(killed_after, signal.SIGKILL, to=killed)
+        learner.fit_one_cycle(2, 1e-2, cbs=[Checkpoint(folder, every_steps=1, resume=True), kill])
         return outcome(learner)
 
-    expected = in_two_processes(lambda: run(tmp_path / "whole"))
-    statuses = (-signal.SIGKILL, LOST_ANOTHER) if to_main else (LOST_ANOTHER, -signal.SIGKILL)
-    in_two_processes(
-        lambda: run(tmp_path, killed_after=4), status=statuses[0], other_status=statuses[1]
+    expected = in_processes(lambda: run(tmp_path / "whole"), world=world)
+    in_processes(
+        lambda: run(tmp_path, killed_after=4), world=world, status=LOST_ANOTHER, killed=killed
     )
-    assert in_two_processes(lambda: run(tmp_path)) == expected
+    assert in_processes(lambda: run(tmp_path), world=world) == expected
+
+
+def test_processes_that_share_no_folder_go_on_from_the_state_of_one(
+    make_loaders: Any, tmp_path: Path
+):
+    def run(*, last: int) -> dict[str, Any]:
+        folder = tmp_path / str(distributed.share()[0])
+        learner = make(make_loaders, path=folder)
+        cbs = [Checkpoint(folder, every_steps=1, resume=True), SaveModelCallback()]
+        kill = Signal(last, signal.SIGKILL)
+        learner.fit_one_cycle(2, 1e-2, cbs=[*cbs, kill])
+        return outcome(learner)
+
+    expected = in_processes(lambda: run(last=0))
+    (tmp_path / "0").rename(tmp_path / "before")
+    in_processes(lambda: run(last=4), status=LOST_ANOTHER, killed=0)
+    assert not (tmp_path / "1").exists()
+    (tmp_path / "0").rename(tmp_path / "1")  # the main process is on the other machine now
+    assert in_processes(lambda: run(last=0)) == expected
+
+
+def test_data_and_settings_that_differ_between_processes_are_named(make_loaders: Any):
+    table = make_loaders().table
+    targets = table.targets.clone()
+    targets[3] = 1 - targets[3]
+
+    def work() -> list[str]:
+        is_second = distributed.share()[0] == 1
+        relabelled = replace(table, targets=targets) if is_second else table
+        refused: list[str] = []
+        for loaders in (
+            make_loaders(seed=int(is_second)),
+            DataLoaders(relabelled, resize=Resize(32), num_workers=0, device="cpu"),
+        ):
+            learner = make(lambda loaders=loaders, **_: loaders)
+            with pytest.raises((ConfigError, DataError)) as error:
+                learner.fit(1)
+            refused.append(f"{type(error.value).__name__}: {error.value}")
+        return refused
+
+    for settings, data in in_processes(work):
+        assert re.match("ConfigError: .*seed.* 1 .*process 1", settings)
+        assert re.match(f"DataError: .*{table.shown_path(3)}", data)
+
+
+def test_an_error_names_its_process():
+    def work() -> None:
+        raise DataError("There are no images.")
+
+    for rank, (note,) in enumerate(in_processes(work)):
+        assert f"process {rank} of 2" in note
+        assert platform.node() in note
 
 
 def test_the_head_on_features_is_that_of_one_process(make_loaders: Any):
@@ -294,7 +403,7 @@ def test_the_head_on_features_is_that_of_one_process(make_loaders: Any):
         return {"rows": stage.predictions.rows, "logits": stage.predictions.logits}
 
     expected = plain(work())
-    first, second = in_two_processes(work)
+    first, second = in_processes(work)
     assert first == second
     assert first["rows"] == expected["rows"]
     close(first["logits"], expected["logits"])
@@ -308,7 +417,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(make_loaders: Any):
             learner.fit(1)
         return type(error.value).__name__
 
-    assert in_two_processes(work) == ["ConfigError"] * 2
+    assert in_processes(work) == ["ConfigError"] * 2
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch):

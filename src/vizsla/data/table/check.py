@@ -162,6 +162,15 @@ def fingerprint(table: ImageTable) -> str:
     Raises:
         PictureError: An image file is gone.
     """
+    return hashlib.sha256(json.dumps(sorted(image_facts(table))).encode()).hexdigest()
+
+
+def image_facts(table: ImageTable) -> list[tuple[str, int, str]]:
+    """Return the path below the root, the bytes and the label of each image.
+
+    Raises:
+        PictureError: An image file is gone.
+    """
     items: list[tuple[str, int, str]] = []
     for row, path in enumerate(table.paths):
         try:
@@ -171,7 +180,7 @@ def fingerprint(table: ImageTable) -> str:
                 f"The image {path} cannot be read any more: {error.strerror or error}. "
                 "Put it back, or read the data again."
             ) from error
-    return hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()
+    return items
 
 
 def checked_table(
