@@ -177,6 +177,21 @@ class _SyncedNorms(TorchFunctionMode):
         return func(*args, **named)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """Adds up a tensor over the processes; its gradient is that of all of their losses."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        del ctx
+        total = part.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _SumOverProcesses.forward(ctx, gradients[0])
+
+
 def _norm_of_all(
     input: Tensor,  # noqa: A002 (torch's names)
     running_mean: Tensor | None,
@@ -189,8 +204,6 @@ def _norm_of_all(
 ) -> Tensor:
     """Do what torch's ``batch_norm`` does in training, for the values of all processes, with their gradients."""
     del training
-    from torch.distributed.nn.functional import all_reduce
-
     rank, world = share()
     values = input.float()
     axes = [axis for axis in range(values.ndim) if axis != 1]
@@ -199,7 +212,7 @@ def _norm_of_all(
     own = torch.cat([count, own_mean, own_var])
     # A row for each process: their sum is everyone's table, and its gradient goes back to all.
     table = torch.stack([own if row == rank else torch.zeros_like(own) for row in range(world)])
-    table = all_reduce(table)
+    table = _SumOverProcesses.apply(table)
     counts, means, variances = table.split([1, len(own_mean), len(own_mean)], dim=1)
     total = counts.sum()
     mean = (counts * means).sum(0) / total
