@@ -91,7 +91,7 @@ def test_several_processes_train_what_one_trains(
     assert names(tmp_path / "run") == names(alone)
 
 
-def kill(started: subprocess.Popen[bytes], *, rank: int) -> None:
+def kill(started: subprocess.Popen[str], *, rank: int) -> None:
     """Kill one of the processes that a torchrun started."""
     children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
     (found,) = (
@@ -123,12 +123,13 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(
     python(*torchrun(world), *options, "--out", tmp_path / "whole")
     words = (*torchrun(world, "--max-restarts", 1), *options, "--out", tmp_path / "run")
     command = [sys.executable, *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as started:
         wait_for(tmp_path / "run" / STATE)
         kill(started, rank=killed)
-        printed, _ = started.communicate(timeout=SECONDS)
-        assert started.returncode == 0
-    assert b"Going on after step" in printed
+        printed, errors = started.communicate(timeout=SECONDS)
+        assert started.returncode == 0, errors
+    assert "Going on after step" in printed
     assert figures(tmp_path / "run") == figures(tmp_path / "whole")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert predictions(tmp_path / "run") == predictions(tmp_path / "whole")

@@ -112,6 +112,9 @@ POWER_SGD_RANK = 2
 """With it ResNet-18 lost no accuracy, with 1 it did: Vogels et al., "PowerSGD", 2019 (arXiv 1905.13727), table 3."""
 
 
+_ONE_BUCKET_MB = 2**20
+
+
 def as_one(
     model: nn.Module, *, compression: GradientCompression = "none", sync_norms: bool = False
 ) -> Callable[[Tensor], Tensor]:
@@ -123,15 +126,15 @@ def as_one(
     if share()[1] == 1 or not any(value.requires_grad for value in model.parameters()):
         return model
     device = next(model.parameters()).device
-    # A head that pools early stages leaves later layers without gradients. On GPUs torch finds out which in the first step, and
-    # then puts gradients into other buckets. The order of a sum over more than two processes follows the bucket, so that the
-    # first step of a resumed run would differ in the last bits; on CPUs the buckets stay, and torch looks in every step.
-    on_cuda = device.type == "cuda"
+    # A head that pools early stages leaves later layers without gradients; torch finds out which in the first step. The graph
+    # of a fit stays the same.
+    is_cpu = device.type == "cpu"
     together = nn.parallel.DistributedDataParallel(
         model,
-        device_ids=[device] if on_cuda else None,
-        static_graph=on_cuda,
-        find_unused_parameters=not on_cuda,
+        device_ids=None if is_cpu else [device],
+        static_graph=True,
+        # Hooks of several buckets would send their messages in any order, which only NCCL allows.
+        bucket_cap_mb=_ONE_BUCKET_MB if is_cpu and compression == "powersgd" else None,
     )
     if compression == "powersgd":
         from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
@@ -144,6 +147,8 @@ def as_one(
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
         together.register_comm_hook(None, getattr(default_hooks, f"{compression}_compress_hook"))
+    elif is_cpu:
+        together.register_comm_hook(None, _average_in_order)
     if not sync_norms:
         return together
 
@@ -152,6 +157,28 @@ def as_one(
             return together(images)
 
     return forward
+
+
+def _average_in_order(
+    _state: object, bucket: distributed.GradBucket
+) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients over the processes, each value added up in the order of the processes.
+
+    gloo's own order depends on where a value stands in the bucket, and torch makes other buckets after the first step of a fit:
+    with more than two processes, a resumed run would differ in the last bits from one that was not cut off.
+    """
+    world = share()[1]
+    gradients = bucket.buffer()
+    sent = nn.functional.pad(gradients, (0, -len(gradients) % world))
+    received = torch.empty_like(sent)
+    distributed.all_to_all_single(received, sent)
+    total, *others = received.view(world, -1)
+    for other in others:
+        total += other
+    distributed.all_gather_into_tensor(sent, total / world)
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(sent[: len(gradients)])
+    return done
 
 
 class _SyncedNorms(TorchFunctionMode):

@@ -199,13 +199,14 @@ def test_batch_norms_see_the_whole_batch_where_that_is_asked_for(make_loaders: A
         torch.testing.assert_close(
             torch.tensor(value), torch.tensor(expected["weights"][name]), rtol=1e-3, atol=1e-4
         )
+    if world > 2:  # without it, some see one image
+        return
     apart = in_processes(lambda: work(sync_batch_norm=False), world=world)
     assert abs(apart[0]["losses"][0] - expected["losses"][0]) > 1e-3
 
 
-@pytest.mark.parametrize(
-    "how", ["fp16", *(pytest.param(how, marks=pytest.mark.slow) for how in ("bf16", "powersgd"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["fp16", "bf16", "powersgd"])
 def test_compressed_gradients_train_alike(make_loaders: Any, how: Any):
     def work(how: Any) -> dict[str, Any]:
         learner = make(make_loaders, compress_gradients=how)
@@ -340,6 +341,7 @@ def test_when_a_process_is_killed_the_others_end_and_all_go_on(
     assert in_processes(lambda: run(tmp_path), world=world) == expected
 
 
+@pytest.mark.slow
 def test_processes_that_share_no_folder_go_on_from_the_state_of_one(
     make_loaders: Any, tmp_path: Path
 ):
