@@ -123,8 +123,8 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(
     python(*torchrun(world), *options, "--out", tmp_path / "whole")
     words = (*torchrun(world, "--max-restarts", 1), *options, "--out", tmp_path / "run")
     command = [sys.executable, *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as started:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as started:
         wait_for(tmp_path / "run" / STATE)
         kill(started, rank=killed)
         printed, errors = started.communicate(timeout=SECONDS)

@@ -450,12 +450,14 @@ class Checkpoint(Callback):
             return
         self._was_read = True
         own = _state_or_problem(self.path) if self.path.is_file() else None
-        found = all_of(own if isinstance(own, ModelFileError) else _how_far(own))
-        for problem in found:
-            if isinstance(problem, ModelFileError):
+        problem = own if isinstance(own, ModelFileError) else None
+        kept = None if isinstance(own, ModelFileError) else own
+        found = all_of((problem, _how_far(kept)))
+        for problem, _ in found:
+            if problem is not None:
                 raise problem
-        latest = found.index(max(found))
-        self._kept = own if len(set(found)) == 1 else from_process(latest, own)
+        steps = [step for _, step in found]
+        self._kept = kept if len(set(steps)) == 1 else from_process(steps.index(max(steps)), kept)
 
     def _go_on(self, fit: Fit, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore the state of the file if it is of this fit; skip this fit if the file is of a later one."""

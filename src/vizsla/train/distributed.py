@@ -148,7 +148,7 @@ def as_one(
 
         together.register_comm_hook(None, getattr(default_hooks, f"{compression}_compress_hook"))
     elif is_cpu:
-        together.register_comm_hook(None, _average_in_order)
+        together.register_comm_hook(None, lambda _, bucket: _average_in_order(bucket.buffer()))
     if not sync_norms:
         return together
 
@@ -159,23 +159,20 @@ def as_one(
     return forward
 
 
-def _average_in_order(
-    _state: object, bucket: distributed.GradBucket
-) -> torch.futures.Future[Tensor]:
-    """Average a bucket of gradients over the processes, each value added up in the order of the processes.
+def _average_in_order(gradients: Tensor) -> torch.futures.Future[Tensor]:
+    """Average the gradients of a bucket over the processes, each value added up in the order of the processes.
 
     gloo's own order depends on where a value stands in the bucket, and torch makes other buckets after the first step of a fit:
     with more than two processes, a resumed run would differ in the last bits from one that was not cut off.
     """
     world = share()[1]
-    gradients = bucket.buffer()
     sent = nn.functional.pad(gradients, (0, -len(gradients) % world))
     received = torch.empty_like(sent)
     distributed.all_to_all_single(received, sent)
     total, *others = received.view(world, -1)
     for other in others:
         total += other
-    distributed.all_gather_into_tensor(sent, total / world)
+    distributed.all_gather([*sent.view(world, -1)], total / world)
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(sent[: len(gradients)])
     return done
