@@ -28,4 +28,5 @@ from .run import usable_device as usable_device
 from .stored_features import FeatureStore as FeatureStore
 from .stored_features import StoredFeatures as StoredFeatures
 from .streamline import OneDnnConvolution as OneDnnConvolution
+from .streamline import StreamlinedOnce as StreamlinedOnce
 from .streamline import streamlined as streamlined

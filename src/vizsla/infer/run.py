@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import Predictions
-from vizsla.infer.streamline import streamlined
+from vizsla.infer.streamline import StreamlinedOnce
 from vizsla.machine import keep_freed_memory
 from vizsla.models.classifier import evaluation_mode
 from vizsla.models.heads import ConcatPoolHead, FeatureHead, NoHead, OwnHead
@@ -241,27 +241,27 @@ def extract_features(
     head: FeatureHead,
     views: Sequence[str] = ("plain",),
     precision: NumberFormat = "fp32",
+    quick: StreamlinedOnce | None = None,
     into: Callable[[Tensor], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Features:
     """Run the body of a classifier over images once and keep what a head pools from its maps, in the order of the batches.
 
-    The head need not be fitted yet, nor be the classifier's own. ``into`` takes the features of each batch, float32
+    The head need not be fitted yet, nor be the classifier's own. On a CPU a streamlined copy of the classifier computes them; ``quick``
+    has it where there was a run before. ``into`` takes the features of each batch, float32
     ``(B, V, D)``, instead; those that are returned are then of no image.
     """
     if not views or not set(views) <= VIEWS.keys():
         raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
     keep_freed_memory()
-    quick: Classifier | None = None
+    quick = StreamlinedOnce(classifier) if quick is None else quick
 
     def pooled(images: Tensor) -> Tensor:
-        nonlocal quick
-        if quick is None:
-            is_tried = images.device.type == "cpu" and precision == "fp32"
-            quick = streamlined(classifier, images=images[:2]) if is_tried else classifier
+        is_tried = images.device.type == "cpu" and precision == "fp32"
+        network = quick(images) if is_tried else classifier
         seen = (images.flip(VIEWS[view]) if VIEWS[view] else images for view in views)
         with autocast(images.device, precision), torch.inference_mode():
-            return torch.stack([head.pool(quick.stage_maps(view)) for view in seen], dim=1)
+            return torch.stack([head.pool(network.stage_maps(view)) for view in seen], dim=1)
 
     def handed_on(images: Tensor) -> Tensor:
         values = pooled(images)

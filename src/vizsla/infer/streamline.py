@@ -144,6 +144,20 @@ def streamlined(classifier: Classifier, *, images: Tensor) -> Classifier:
     return changed if same else classifier
 
 
+class StreamlinedOnce:
+    """Gives the streamlined copy of a classifier, for several runs over images; the first images that come are those of the trial."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._copy: Classifier | None = None
+
+    def __call__(self, images: Tensor) -> Classifier:
+        """Return the copy, or the classifier itself where nothing can be gained."""
+        if self._copy is None:
+            self._copy = streamlined(self._classifier, images=images[:2])
+        return self._copy
+
+
 def _trial(
     classifier: Classifier, images: Tensor
 ) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:

@@ -21,6 +21,7 @@ from vizsla.infer.mistakes import MOST_TRAINING, KnownImages
 from vizsla.infer.neighbours import evenly_spread, standardised
 from vizsla.infer.run import Features, extract_features, table_predictions
 from vizsla.infer.stored_features import StoredFeatures
+from vizsla.infer.streamline import StreamlinedOnce
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import FeatureHead
@@ -137,6 +138,7 @@ def features_first(
         extract_features,
         classifier,
         head=pooling,
+        quick=StreamlinedOnce(classifier),
         precision=resolve_precision(config.precision, device=loaders.device),
     )
     extract = partial(

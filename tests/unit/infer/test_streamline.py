@@ -10,7 +10,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from vizsla import grad_cam
-from vizsla.infer import OneDnnConvolution, streamlined
+from vizsla.infer import OneDnnConvolution, StreamlinedOnce, streamlined
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
@@ -74,6 +74,13 @@ def test_original_stays_as_it_was_and_grad_cam_works_on_the_copy():
     images = images_of(3)
     expected, found = (grad_cam(one, images, targets=[0, 1, 2]) for one in (classifier, changed))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_several_runs_share_one_copy():
+    once = StreamlinedOnce(classifier_of("test_resnet"))
+    made = once(images_of(5))
+    assert num_layers(made, nn.BatchNorm2d) == 0
+    assert once(images_of(3, seed=1)) is made
 
 
 def test_network_without_convolutions_and_norms_is_returned():
