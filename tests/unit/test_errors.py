@@ -21,14 +21,14 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 def test_the_packages_of_each_extra_are_those_of_the_project():
     project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    always = {re.split(r"[<>=\[]", requirement)[0] for requirement in project["dependencies"]}
+    always = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]}
 
     def packages(extra: str) -> set[str]:
         found: set[str] = set()
         for requirement in extras[extra]:
             own = re.fullmatch(r"vizsla\[(.+)\]", requirement)
             if own is None:
-                found.add(re.split(r"[<>=\[]", requirement)[0])
+                found.add(re.split(r"[<>=]", requirement)[0])
             else:
                 found |= set().union(*map(packages, own[1].split(",")))
         return found

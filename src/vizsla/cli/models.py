@@ -18,10 +18,11 @@ from vizsla.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from contextlib import AbstractContextManager
 
     from vizsla.predict.formats import Format
     from vizsla.predict.predictor import Predictor
-    from vizsla.predict.stream import PathSource, PredictOptions
+    from vizsla.predict.stream import Engine, PathSource, PredictOptions
     from vizsla.serve.nearest import NearestIndex
     from vizsla.types import ImageTable
 
@@ -174,6 +175,9 @@ def predict(
     csv_safe: bool = False,
     sha256: str | None = None,
     threshold: tuple[str, ...] = (),
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    actors: int | None = None,
 ) -> None:
     """Classify images: label, probability, top 3; or sort them into a folder for each class.
 
@@ -212,6 +216,9 @@ def predict(
         csv_safe: Put ' before text that a spreadsheet would take for a formula, such as =A1.
         sha256: Open the model only if its file has this digest.
         threshold: Of several labels, the probability above which an image has one: a number, or LABEL=NUMBER; may be repeated.
+        engine: local: this process; ray: processes of Ray, on this machine or a cluster, which give the same rows.
+        address: With --engine ray: the cluster, HOST:PORT or auto; none: start Ray on this machine.
+        actors: With --engine ray: how many processes open the model; they share the cores. None: one per GPU, or per two cores.
     """
     from vizsla.evaluate.thresholds import read_thresholds
     from vizsla.predict.formats import Format
@@ -239,7 +246,9 @@ def predict(
             "--sort-to writes DIR/sorted.csv, and no other file. Leave --csv, --jsonl, --parquet, --json and --coverage out, or run "
             "predict twice."
         )
-    check_device(device)
+    computing = _engine(engine, address=address, actors=actors, device=device)
+    if sort_to is not None and computing is not None:
+        raise ConfigError("--sort-to copies files from this machine. Leave --engine ray out.")
     model = model_file(model)
     options = PredictOptions(
         device=device,
@@ -255,10 +264,21 @@ def predict(
     if sort_to is not None:
         _sort(model, source, sort_to, link=link, options=options)
     elif file is not None:
-        _write(model, source, file, form=form, options=options, resume=resume, force=force)
+        _write(
+            model,
+            source,
+            file,
+            form=form,
+            options=options,
+            resume=resume,
+            force=force,
+            engine=computing,
+        )
     else:
         with _bar(source.num_known, prints=True) as move:
-            done = print_predictions(model, source, form=form, options=options, on_progress=move)
+            done = print_predictions(
+                model, source, form=form, options=options, engine=computing, on_progress=move
+            )
         if done.num_failed:
             _end_unreadable(done.num_failed, "the lines above")
 
@@ -277,6 +297,9 @@ def embed(
     bs: int = 32,
     workers: int = -1,
     sha256: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    actors: int | None = None,
 ) -> None:
     """Write the features of images: what the model sees in them, for search, clusters and other classifiers.
 
@@ -302,6 +325,9 @@ def embed(
         bs: Images that are computed together.
         workers: Threads that read images; -1: one per core.
         sha256: Open the model only if its file has this digest.
+        engine: As for predict.
+        address: As for predict.
+        actors: As for predict.
     """
     from vizsla.predict.formats import Format
     from vizsla.predict.stream import PredictOptions
@@ -312,7 +338,7 @@ def embed(
         raise ConfigError(
             f"--out is a file whose name ends with .npz or .parquet. Received: {str(out)!r}"
         )
-    check_device(device)
+    computing = _engine(engine, address=address, actors=actors, device=device)
     options = PredictOptions(
         device=device,
         batch_size=bs,
@@ -320,8 +346,30 @@ def embed(
         sha256=sha256,
         features=features,
     )
-    form = forms[out.suffix.lower()]
-    _write(model_file(model), source, out, form=form, options=options, resume=resume, force=force)
+    _write(
+        model_file(model),
+        source,
+        out,
+        form=forms[out.suffix.lower()],
+        options=options,
+        resume=resume,
+        force=force,
+        engine=computing,
+    )
+
+
+def _engine(
+    name: str, *, address: str | None, actors: int | None, device: str
+) -> AbstractContextManager[Engine] | None:
+    """Return what computes instead of this process, if anything does."""
+    if name == "local":
+        if address is not None or actors is not None:
+            raise ConfigError("--address and --actors are about Ray. Add --engine ray.")
+        check_device(device)
+        return None
+    from vizsla.integrations.ray import ray_engine
+
+    return ray_engine(address=address, num_actors=actors, device=device)
 
 
 def _source(paths: tuple[Path, ...], *, lists: tuple[Path, ...], null: bool) -> PathSource:
@@ -349,6 +397,7 @@ def _write(
     options: PredictOptions,
     resume: bool,
     force: bool,
+    engine: AbstractContextManager[Engine] | None,
 ) -> None:
     """Write a row for each image to a file, and say how many and how fast."""
     from vizsla.predict.stream import write_predictions
@@ -364,6 +413,7 @@ def _write(
                 options=options,
                 resume=resume,
                 force=force,
+                engine=engine,
                 on_progress=move,
             )
         except KeyboardInterrupt as stop:

@@ -13,6 +13,7 @@ from .predictor import view_of as view_of
 from .sorting import Sorted as Sorted
 from .sorting import folder_names as folder_names
 from .sorting import sort_images as sort_images
+from .stream import Engine as Engine
 from .stream import PathSource as PathSource
 from .stream import Predicted as Predicted
 from .stream import PredictOptions as PredictOptions

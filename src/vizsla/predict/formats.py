@@ -186,23 +186,30 @@ def check_parquet_installed() -> None:
         ) from error
 
 
-def _write_parquet(file: Path, rows: Iterator[Row], *, columns: Columns) -> None:
-    """Write rows, a few thousand at a time: numbers are float32, and what is not known is null."""
+def table_of(rows: Iterable[Row], columns: Columns) -> Any:
+    """Return rows as an Arrow table: numbers are float32, and what is not known is null."""
     import pyarrow as pa
-    import pyarrow.parquet as parquet
 
     types = {"vector": pa.list_(pa.float32())}
     types |= {"text": pa.string(), "labels": pa.list_(pa.string()), "flag": pa.bool_()}
     schema = pa.schema([(name, types.get(kind, pa.float32())) for name, kind in columns.items()])
+    group = list(map(_cells_of, rows))
+    arrays = [
+        pa.array([_in_unicode(cells.get(field.name)) for cells in group], type=field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _write_parquet(file: Path, rows: Iterator[Row], *, columns: Columns) -> None:
+    """Write rows, a few thousand at a time."""
+    import pyarrow.parquet as parquet
+
     num_rows = max(1, min(ROWS_OF_GROUP, _VALUES_OF_GROUP // len(columns)))
     num_rows = _VECTORS_OF_GROUP if "vector" in columns.values() else num_rows
-    with parquet.ParquetWriter(file, schema) as writer:
-        while group := list(map(_cells_of, islice(rows, num_rows))):
-            arrays = [
-                pa.array([_in_unicode(cells.get(field.name)) for cells in group], type=field.type)
-                for field in schema
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    with parquet.ParquetWriter(file, table_of((), columns).schema) as writer:
+        while group := list(islice(rows, num_rows)):
+            writer.write_table(table_of(group, columns))
 
 
 def _write_npz(file: Path, rows: Callable[[], Iterator[Row]], *, num_rows: int) -> None:

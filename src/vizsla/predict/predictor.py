@@ -846,7 +846,7 @@ def _several(images: Any) -> Iterable[AnyImage]:
         return get_image_files(os.fspath(images))
     if isinstance(images, str | os.PathLike):
         return [images if isinstance(as_source(images), bytes) else Path(images)]
-    is_array = getattr(images, "ndim", 4) < 4
+    is_array = getattr(images, "ndim", 1) in (0, 2, 3)  # one of 1 dimension is a column of images
     if is_array or isinstance(images, Bytes | Image.Image) or hasattr(images, "read"):
         return [images]
     if not hasattr(images, "__iter__"):

@@ -10,8 +10,8 @@ import codecs
 import os
 import sys
 import time
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -37,12 +37,15 @@ from vizsla.predict.predictor import Predictor
 from vizsla.text import listed, printable, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import BinaryIO
 
     from torch import Tensor
 
     from vizsla.infer.run import FeatureKind
+
+    RowsOf = Callable[[Predictor, Iterable[str], "PredictOptions"], Generator[dict[str, Any]]]
 
 STDIN = "-"
 """Stands for a list of paths on standard input."""
@@ -199,6 +202,40 @@ class PredictOptions:
     thresholds: float | Mapping[str, float] | None = None
 
 
+def rows_of(
+    predictor: Predictor, images: Iterable[str], options: PredictOptions
+) -> Generator[dict[str, Any]]:
+    """Yield a row for each image, in their order: what ``Prediction.to_dict`` gives, or features, or why it cannot be read."""
+    results: Generator[tuple[Any, Prediction | Tensor | PictureError]]
+    how: dict[str, Any] = {"batch_size": options.batch_size, "num_workers": options.num_workers}
+    if options.features is None:
+        how |= {"coverage": options.coverage, "views": options.views}
+        results = predictor.predict_many(images, **how)
+    else:
+        results = predictor.embed(images, features=options.features, **how)
+    with closing(results):
+        for path, result in results:
+            if isinstance(result, PictureError):
+                yield {"path": path, "error": cause_of(result)}
+            elif isinstance(result, Prediction):
+                yield {"path": path, **result.to_dict(options.num_top)}
+            else:
+                yield {"path": path, "features": vector_text(result)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """What computes rows.
+
+    Attributes:
+        rows: As ``rows_of`` does it: the same rows, in the same order.
+        device: Where other processes compute, such as ``"cuda"``; None for this process, on the device of the options.
+    """
+
+    rows: RowsOf = field(default=rows_of)
+    device: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predicted:
     """What a run did.
@@ -222,10 +259,13 @@ def print_predictions(
     *,
     form: Format = Format.table,
     options: PredictOptions | None = None,
+    engine: AbstractContextManager[Engine] | None = None,
     file: TextIO | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predicted:
     """Print what a model says about images, each row as soon as it is there; ``docs/predicting.md`` lists the columns.
+
+    ``engine`` computes; None is this process.
 
     Raises:
         DataError: A path does not exist, or a folder has no images.
@@ -237,20 +277,23 @@ def print_predictions(
     options = PredictOptions() if options is None else options
     source.check()
     where = sys.stdout if file is None else file
-    predictor = opened(model, options)
-    columns = columns_of(predictor, coverage=options.coverage)
     in_terminal = where.isatty()
     # Readable where the file can hold every character and obeys none; escapes that JSON knows elsewhere.
     only_ascii = in_terminal or (where.encoding or "utf-8").lower().replace("-", "") != "utf8"
     shown = printable if in_terminal else str
-    where.write(shown(header_line(form, columns)))
 
-    def write(row: dict[str, Any]) -> None:
-        line = row_line(row, form, columns, only_ascii=only_ascii, csv_safe=options.csv_safe)
-        where.write(shown(line))
-        where.flush()  # A reader at the other end of a pipe gets each line at once.
+    with engine or nullcontext(Engine()) as running:
+        predictor = _opened_for(running, model, options)
+        columns = columns_of(predictor, coverage=options.coverage)
+        where.write(shown(header_line(form, columns)))
 
-    return _run(predictor, source.images(), options=options, write=write, on_progress=on_progress)
+        def write(row: dict[str, Any]) -> None:
+            line = row_line(row, form, columns, only_ascii=only_ascii, csv_safe=options.csv_safe)
+            where.write(shown(line))
+            where.flush()  # A reader at the other end of a pipe gets each line at once.
+
+        rows = running.rows(predictor, source.images(), options)
+        return _run(rows, write=write, on_progress=on_progress)
 
 
 def write_predictions(
@@ -262,6 +305,7 @@ def write_predictions(
     options: PredictOptions | None = None,
     resume: bool = False,
     force: bool = False,
+    engine: AbstractContextManager[Engine] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predicted | None:
     """Write what a model says about any number of images, or their features, in memory that does not grow with them.
@@ -269,7 +313,8 @@ def write_predictions(
     The file appears when all rows are there. Until then, or when this is stopped in any way, the rows are kept beside it, and
     ``resume`` goes on with the same source and options (the number of workers aside): no row is missing or there twice, and on the
     same machine none differs. Rows that were damaged meanwhile are named in a warning and predicted again. ``force`` throws such
-    rows away, and replaces a file that exists.
+    rows away, and replaces a file that exists. ``engine`` computes; None is this process. The rows do not depend on it, so another may
+    go on with them.
 
     Returns:
         What was done; None if the file was complete already.
@@ -291,42 +336,41 @@ def write_predictions(
     source.check()
     if resume and not unfinished and file.exists():
         return None
-    predictor = opened(model, options)
-    predictor.check_options(coverage=options.coverage, views=options.views)
-    settings: dict[str, object] = {
-        "format": 3,
-        "model": manifest_digest(read_manifest(model)),
-        "form": form.value,
-        "--device": predictor.device.type,
-        "--bs": options.batch_size,
-        "--tta": options.views,
-        "--coverage": options.coverage,
-        # None where they are not used, as in rows of earlier versions.
-        "--top": None if options.num_top == 3 else options.num_top,
-        "--features": options.features,
-        "--threshold": predictor.thresholds and list(predictor.thresholds),
-    }
-    part = PartFile(
-        file,
-        source.images(),
-        settings=settings,
-        batch_size=options.batch_size,
-        resume=resume and unfinished,
-    )
-    with closing(part):
-        done = _run(
-            predictor,
-            part.images,
-            options=options,
-            write=part.write,
-            num_before=part.num_done,
-            on_progress=on_progress,
+    with engine or nullcontext(Engine()) as running:
+        predictor = _opened_for(running, model, options)
+        predictor.check_options(coverage=options.coverage, views=options.views)
+        settings: dict[str, object] = {
+            "format": 3,
+            "model": manifest_digest(read_manifest(model)),
+            "form": form.value,
+            "--device": running.device or predictor.device.type,
+            "--bs": options.batch_size,
+            "--tta": options.views,
+            "--coverage": options.coverage,
+            # None where they are not used, as in rows of earlier versions.
+            "--top": None if options.num_top == 3 else options.num_top,
+            "--features": options.features,
+            "--threshold": predictor.thresholds and list(predictor.thresholds),
+        }
+        part = PartFile(
+            file,
+            source.images(),
+            settings=settings,
+            batch_size=options.batch_size,
+            resume=resume and unfinished,
         )
-        columns = columns_of(
-            predictor, coverage=options.coverage, has_features=options.features is not None
-        )
-        part.finish(form=form, columns=columns, csv_safe=options.csv_safe)
-    return done
+        with closing(part):
+            done = _run(
+                running.rows(predictor, part.images, options),
+                write=part.write,
+                num_before=part.num_done,
+                on_progress=on_progress,
+            )
+            columns = columns_of(
+                predictor, coverage=options.coverage, has_features=options.features is not None
+            )
+            part.finish(form=form, columns=columns, csv_safe=options.csv_safe)
+        return done
 
 
 def opened(model: Path, options: PredictOptions) -> Predictor:
@@ -337,32 +381,23 @@ def opened(model: Path, options: PredictOptions) -> Predictor:
     return predictor
 
 
+def _opened_for(engine: Engine, model: Path, options: PredictOptions) -> Predictor:
+    """Return the predictor of a model file; where other processes compute, on the CPU."""
+    return opened(model, options if engine.device is None else replace(options, device="cpu"))
+
+
 def _run(
-    predictor: Predictor,
-    images: Iterator[str],
+    rows: Generator[dict[str, Any]],
     *,
-    options: PredictOptions,
     write: Callable[[dict[str, Any]], None],
     num_before: int = 0,
     on_progress: Callable[[int], None] | None,
 ) -> Predicted:
-    results: Generator[tuple[Any, Prediction | Tensor | PictureError]]
-    how: dict[str, Any] = {"batch_size": options.batch_size, "num_workers": options.num_workers}
-    if options.features is None:
-        how |= {"coverage": options.coverage, "views": options.views}
-        results = predictor.predict_many(images, **how)
-    else:
-        results = predictor.embed(images, features=options.features, **how)
     started, done, failed = time.perf_counter(), 0, 0
-    with closing(results):
-        for path, result in results:
-            if isinstance(result, PictureError):
-                failed += 1
-                write({"path": path, "error": cause_of(result)})
-            elif isinstance(result, Prediction):
-                write({"path": path, **result.to_dict(options.num_top)})
-            else:
-                write({"path": path, "features": vector_text(result)})
+    with closing(rows):
+        for row in rows:
+            failed += "error" in row
+            write(row)
             done += 1
             if on_progress is not None:
                 on_progress(num_before + done)
