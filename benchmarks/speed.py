@@ -30,6 +30,7 @@ from benchmarks.measure import (
     by_turns,
     comparison,
     head,
+    in_own_process,
     installed,
     one_of,
     row,
@@ -54,6 +55,86 @@ if TYPE_CHECKING:
     from vizsla.types import Batch
 
 BATCH_SIZE = 64
+
+
+# --- Ray -------------------------------------------------------------------------------------------------------------
+
+
+def ray(options: argparse.Namespace) -> None:
+    """Show what Ray makes of `vizsla predict --jsonl`: one and two processes of one thread, next to the local command with one thread.
+
+    The rate is that from the first row to the last, so without the start of Ray and of its processes, which is in the seconds. The
+    sorted rows of all three are compared byte for byte.
+    """
+    from vizsla import Resize
+    from vizsla.model_file import save_bundle
+    from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+
+    backbone = build_backbone(ARCHITECTURE, pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, 37, lin_ftrs=[512], seed=1)
+    vocab = tuple(map(str, range(37)))
+    classifier = Classifier(backbone, head, vocab=vocab).eval()
+    model = save_bundle(
+        options.made_in / "m.safetensors", classifier=classifier, resize=Resize(224)
+    )
+    listing = options.made_in / "list"
+    images = sorted(map(str, options.folder.rglob("*.jpg")))
+    chosen = itertools.islice(itertools.cycle(images), options.images)
+    listing.write_text("\n".join(chosen), encoding="utf-8")
+    actors = {"local": 0, "Ray, 1 process": 1, "Ray, 2 processes": 2}
+    runs = by_turns(
+        list(actors),
+        rounds=options.rounds,
+        measure=lambda kind, _: in_own_process(
+            "speed:rows_of_ray", model=str(model), listing=str(listing), actors=actors[kind]
+        ),
+        told=lambda kind, figures: (
+            f"{kind}: {figures['rate']:.1f} images/s, {figures['seconds']:.1f} s"
+        ),
+    )
+    pairs = [("Ray, 2 processes", "Ray, 1 process"), ("Ray, 1 process", "local")]
+    measures = [
+        Measure("images/s from the first row on", lambda run: run["rate"], 1),
+        Measure("ms an image", lambda run: 1000 / run["rate"], 2),
+        Measure("seconds in all", lambda run: run["seconds"], 1),
+    ]
+    print(comparison(runs, measures, ratios=pairs))
+    same = len({run["digest"] for each in runs.values() for run in each}) == 1
+    print(f"The sorted rows of all runs are {'equal' if same else 'NOT equal'}, byte for byte.")
+
+
+def rows_of_ray(model: str, listing: str, actors: int) -> Figures:
+    """Write rows with so many processes of Ray, or none, each with one thread that reads and computes; return how fast."""
+    import hashlib
+
+    import torch
+
+    from vizsla.integrations.ray import ray_engine
+    from vizsla.predict import Format, PathSource, PredictOptions, write_predictions
+
+    torch.set_num_threads(1)
+    moments: list[tuple[int, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.jsonl"
+        started = time.perf_counter()
+        if actors:  # A session of as many cores: a single process would take both of two.
+            import ray
+
+            ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False)
+        write_predictions(
+            Path(model),
+            PathSource(lists=[listing]),
+            file=file,
+            form=Format.json,
+            options=PredictOptions(device="cpu", num_workers=0),
+            engine=ray_engine(num_actors=actors) if actors else None,
+            on_progress=lambda done: moments.append((done, time.perf_counter())),
+        )
+        seconds = time.perf_counter() - started
+        rows = b"".join(sorted(file.read_bytes().splitlines(keepends=True)))
+    (first, began), (last, ended) = moments[0], moments[-1]
+    rate = (last - first) / (ended - began)
+    return {"rate": rate, "seconds": seconds, "digest": hashlib.sha256(rows).hexdigest()}
 
 
 # --- An epoch --------------------------------------------------------------------------------------------------------
@@ -544,6 +625,14 @@ COMMANDS = {
             "clock": one_of(*CLOCKS),
         },
         short="--rounds 10",
+    ),
+    "ray": Command(
+        asks="What do processes of Ray bring to vizsla predict, and what do they cost?",
+        run=ray,
+        images="any",
+        options={"rounds": 3, "images": 1_920},
+        packages=("vizsla", "ray", "torch"),
+        short="--rounds 1",
     ),
     "epoch": Command(
         asks="How long is an epoch, and in how much memory, next to fastai and the network alone?",

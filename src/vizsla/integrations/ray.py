@@ -12,11 +12,13 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,7 +33,7 @@ from vizsla.predict.stream import Engine, PredictOptions, rows_of
 from vizsla.text import counted, first_line, joined, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from ray.data import Dataset
 
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 _MOST_BATCHES = 16
 """Of a block: what is predicted again if a process dies, and done before its rows are seen."""
+
+_LEAST_BLOCKS = 16
+"""Of each process, if there are enough batches: they end at about the same time, and a stop loses few rows."""
 
 _MOST_THREADS = 16
 _USUAL_THREADS = 2
@@ -49,8 +54,6 @@ _MOST_DEATHS = 10
 
 _SECONDS_TO_CONNECT = 5
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-# Ray gives this machine the address 127.0.0.1 then, on Linux too, and its servers listen there alone.
-_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def predict_dataset(
@@ -88,9 +91,6 @@ def predict_dataset(
         MissingExtraError: Ray is not installed.
         ModelFileError: The model file cannot be opened.
         ConfigError: An option cannot work, or there is a column of that name already.
-
-    Examples:
-        >>> predict_dataset(ray.data.read_parquet("photos"), "model.safetensors").write_parquet("said")
     """
     _check_installed()
     predictor = model if isinstance(model, Predictor) else Predictor.load(model, device="cpu")
@@ -156,15 +156,33 @@ def ray_engine(
 
 
 class _Actor:
-    """A process of the pool. It opens the model when the predictor arrives, once."""
+    """A process of the pool; it opens the model once.
+
+    An error waits for the first block: what a constructor raises, Ray reports as text alone.
+    """
 
     def __init__(
-        self, predictor: Predictor, options: PredictOptions, device: str, num_threads: int
+        self,
+        opening: tuple[Callable[..., Predictor], tuple[Any, ...]],
+        options: PredictOptions,
+        device: str,
+        num_threads: int,
     ) -> None:
         use_threads(num_threads)
-        predictor.classifier.place(usable_device(device))
-        self.predictor = predictor
-        self.options = replace(options, num_workers=options.num_workers or num_threads)
+        num_workers = num_threads if options.num_workers is None else options.num_workers
+        self.options = replace(options, num_workers=num_workers)
+        self.error: VizslaError | None = None
+        try:
+            open_model, how = opening
+            self.predictor = open_model(*how)
+            self.predictor.classifier.place(usable_device(device))
+        except VizslaError as error:
+            self.error = error
+
+    def rows(self, images: Iterable[Any]) -> list[dict[str, Any]]:
+        if self.error is not None:
+            raise self.error
+        return list(rows_of(self.predictor, images, self.options))
 
 
 class _AddsColumns(_Actor):
@@ -185,7 +203,7 @@ class _AddsColumns(_Actor):
                 f"The dataset has columns that predictions have, too: {joined(twice, limit=10)}. Rename them first."
             )
         images = block[self.column].to_pylist()
-        found = table_of(list(rows_of(self.predictor, images, self.options)), self.columns)
+        found = table_of(self.rows(images), self.columns)
         for name in found.column_names:
             block = block.append_column(name, found[name])
         return block
@@ -208,10 +226,13 @@ class _GivesRows(_Actor):
     def __init__(self, *common: Any, folder: str, starts: Any, most_starts: int) -> None:
         import ray
 
+        super().__init__(*common)
         number: Any = ray.get(starts.add.remote(1))
         if number > most_starts:
-            raise OutputError(f"{_MOST_DEATHS} processes died.")
-        super().__init__(*common)
+            self.error = OutputError(
+                f"{_MOST_DEATHS} processes of Ray died. Out of memory, or an image that no process survives, are the likely causes: "
+                "try fewer --actors or a smaller --bs. Rows of a file are kept; go on with --resume."
+            )
         with suppress(
             OSError
         ):  # Where it is missing, so are the images of relative paths, and their rows say so.
@@ -220,8 +241,7 @@ class _GivesRows(_Actor):
     def __call__(self, block: Any) -> Any:
         import pyarrow as pa
 
-        images = map(os.fsdecode, block["path"].to_pylist())
-        rows = rows_of(self.predictor, images, self.options)
+        rows = self.rows(map(os.fsdecode, block["path"].to_pylist()))
         return pa.table({"row": list(map(json.dumps, rows))})
 
 
@@ -243,9 +263,8 @@ def _ordered_rows(
     paths = [os.fsencode(image) for image in images]
     if not paths:
         return
-    # Four blocks or more for each actor, so that they end at about the same time.
     num_batches = -(-len(paths) // options.batch_size)
-    size = options.batch_size * min(_MOST_BATCHES, -(-num_batches // (4 * num_actors)))
+    size = options.batch_size * min(_MOST_BATCHES, -(-num_batches // (_LEAST_BLOCKS * num_actors)))
     blocks = [
         pa.table({"path": pa.array(paths[start : start + size], pa.binary())})
         for start in range(0, len(paths), size)
@@ -289,7 +308,8 @@ def _mapped(
 
     return dataset.map_batches(
         cast("Any", actor),
-        fn_constructor_args=(predictor, options, device, num_cpus),
+        # What pickle would call at the other end: the path or the bytes of the model file go along, never code.
+        fn_constructor_args=(predictor.__reduce__(), options, device, num_cpus),
         fn_constructor_kwargs=arguments,
         batch_size=None,
         batch_format="pyarrow",
@@ -323,15 +343,14 @@ def _shares(num_actors: int | None, *, num_gpus: int | None) -> tuple[int, int]:
 
 
 def _explained(error: BaseException) -> VizslaError:
-    """Return the error of ours that a worker raised, or one that says that workers died."""
+    """Return the error of ours that a worker raised, or one that says what Ray says."""
     each: BaseException | None = error
     while each is not None:
         if isinstance(each, VizslaError):
             return each
         each = getattr(each, "cause", None) or each.__cause__
     return OutputError(
-        f"Ray gave up, as its processes died or failed again and again: {first_line(error)} Out of memory, or an image that no process "
-        "survives, are the likely causes: try fewer --actors or a smaller --bs. Rows of a file are kept; go on with --resume."
+        f"Ray gave up ({first_line(error)}). Rows of a file are kept; go on with --resume."
     )
 
 
@@ -344,11 +363,10 @@ def _check_installed() -> None:
 def _session(address: str | None) -> Generator[None]:
     """Connect to a cluster, or start Ray on this machine and end it; a session that the program has already is used, and stays."""
     address = address or os.environ.get("RAY_ADDRESS") or None
-    settings = dict(_QUIET)
-    if address is None:
-        settings |= _LOCAL | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if address is not None:
+        _check_reachable(address)
     with ExitStack() as held:
-        held.enter_context(_environment(settings))
+        held.enter_context(_environment(_of_this_machine() if address is None else _QUIET))
         import ray
         import ray.data
 
@@ -364,8 +382,6 @@ def _session(address: str | None) -> Generator[None]:
             )
             how = {"address": "local", "_temp_dir": folder, "num_cpus": num_cores()}
             how["include_dashboard"] = False
-        else:
-            _check_reachable(address)
         held.callback(ray.shutdown)
         on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own there.
         try:
@@ -384,6 +400,22 @@ def _session(address: str | None) -> Generator[None]:
         held.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.CRITICAL)  # What it says of errors, ours say better.
         yield
+
+
+@cache
+def _of_this_machine() -> dict[str, str]:
+    """Return what environment variables tell Ray on this machine, always the same: it reads them once, when it is imported.
+
+    With the third its address is 127.0.0.1 on Linux, too, and its servers listen there alone. Where the program has imported Ray
+    itself, it is too late for that.
+    """
+    if "ray" in sys.modules:
+        return {}
+    return _QUIET | {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
 
 
 @contextmanager

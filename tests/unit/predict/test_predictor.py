@@ -461,6 +461,14 @@ def test_an_error_of_the_stream_itself_arrives_unchanged(predictor: Predictor, p
         list(predictor.predict_many(failing(), batch_size=1))
 
 
+def test_a_column_of_images_is_many(predictor: Predictor, photo: Path):
+    paths = [str(photo)] * 2
+    for column in (pd.Series(paths), np.array(paths), np.array(paths, dtype=object)):
+        found = list(predictor.predict_many(column))
+        assert [path for path, _ in found] == paths
+        assert all(isinstance(answer, Prediction) for _, answer in found)
+
+
 def test_what_cannot_work_is_refused_when_called(predictor: Predictor):
     assert list(predictor.predict_many([])) == []
     for batch_size, num_workers in ((0, 1), (1, -1)):
