@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import vizsla.errors as errors
 from vizsla.cores import num_cores
 from vizsla.errors import ConfigError, MissingExtraError, OutputError, VizslaError
 from vizsla.infer.run import usable_device
@@ -221,7 +222,7 @@ class _Starts:
 
 
 class _GivesRows(_Actor):
-    """Gives the rows of a block of paths as JSON."""
+    """Gives the rows of a block of paths as JSON; of an error of ours its name and message."""
 
     def __init__(self, *common: Any, folder: str, starts: Any, most_starts: int) -> None:
         import ray
@@ -233,15 +234,19 @@ class _GivesRows(_Actor):
                 f"{_MOST_DEATHS} processes of Ray died. Out of memory, or an image that no process survives, are the likely causes: "
                 "try fewer --actors or a smaller --bs. Rows of a file are kept; go on with --resume."
             )
-        with suppress(
-            OSError
-        ):  # Where it is missing, so are the images of relative paths, and their rows say so.
+        # Where it is missing, so are the images of relative paths, and their rows say so.
+        with suppress(OSError):
             os.chdir(folder)
 
     def __call__(self, block: Any) -> Any:
         import pyarrow as pa
 
-        rows = self.rows(map(os.fsdecode, block["path"].to_pylist()))
+        try:
+            rows = self.rows(map(os.fsdecode, block["path"].to_pylist()))
+        except (
+            VizslaError
+        ) as error:  # If it were raised, Ray would pass on its text with much around it.
+            rows = [{"raised": (type(error).__name__, str(error))}]
         return pa.table({"row": list(map(json.dumps, rows))})
 
 
@@ -279,9 +284,15 @@ def _ordered_rows(
     try:
         table: Any
         for table in said.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from map(json.loads, table["row"].to_pylist())
+            for row in map(json.loads, table["row"].to_pylist()):
+                if "raised" in row:
+                    name, message = row["raised"]
+                    raise getattr(errors, name, VizslaError)(message)
+                yield row
     except RayError as error:
-        raise _explained(error) from error
+        raise OutputError(
+            f"Ray gave up ({first_line(error)}). Rows of a file are kept; go on with --resume."
+        ) from error
     deaths: int = cast("Any", ray.get(starts.add.remote(0))) - num_actors
     if deaths > 0:
         warnings.warn(
@@ -328,29 +339,13 @@ def _shares(num_actors: int | None, *, num_gpus: int | None) -> tuple[int, int]:
         each = min(_USUAL_THREADS, max(cores))
         num_actors = sum(n // each for n in cores) if num_gpus is None else num_gpus
     if num_actors < 1 or (num_gpus is not None and num_actors > num_gpus):
-        has = (
-            ""
-            if num_gpus is None
-            else f" The cluster has {counted(num_gpus, 'GPU')}, one for each."
-        )
-        raise ConfigError(f"--actors is at least 1.{has} Received: {num_actors}")
+        has = "" if num_gpus is None else f", and at most {num_gpus}, one for each GPU"
+        raise ConfigError(f"--actors is at least 1{has}. Received: {num_actors}")
     for each in range(_MOST_THREADS, 0, -1):
         if sum(n // each for n in cores) >= num_actors:
             return num_actors, each
     raise ConfigError(
         f"Each process of Ray needs a core, and there are {sum(cores)}. Choose fewer --actors. Received: {num_actors}"
-    )
-
-
-def _explained(error: BaseException) -> VizslaError:
-    """Return the error of ours that a worker raised, or one that says what Ray says."""
-    each: BaseException | None = error
-    while each is not None:
-        if isinstance(each, VizslaError):
-            return each
-        each = getattr(each, "cause", None) or each.__cause__
-    return OutputError(
-        f"Ray gave up ({first_line(error)}). Rows of a file are kept; go on with --resume."
     )
 
 
