@@ -1,5 +1,8 @@
 """What the other packages use of vizsla.bench."""
 
+from .elsewhere import MEASURED as MEASURED
+from .elsewhere import Elsewhere as Elsewhere
+from .elsewhere import Extrapolation as Extrapolation
 from .made_up import HEIGHT as HEIGHT
 from .made_up import WIDTH as WIDTH
 from .made_up import made_up_photograph as made_up_photograph

@@ -6,8 +6,13 @@ Arithmetic only: nothing is measured here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+from vizsla.text import counted
 from vizsla.train.profile import AUGMENTATION, BACKWARD, COPY, FORWARD, OPTIMISER
+
+if TYPE_CHECKING:
+    from vizsla.bench.elsewhere import Extrapolation
 
 WORTH_SAYING = 1.1
 """A gain of less than a tenth is within the variation of the measurements."""
@@ -32,12 +37,17 @@ class PartTime:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """The estimated time of a part of a training run, with what takes most of it and which share (0-1) that is."""
+    """The estimated time of a part of a training run, with what takes most of it and which share (0-1) that is.
+
+    ``reading`` and ``network`` are the seconds that either would take alone.
+    """
 
     name: str
     seconds: float
     bottleneck: str
     share: float
+    reading: float
+    network: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +72,7 @@ class BenchResult:
         advice: Faster settings, as far as they were measured.
         not_measured: What there was no time for.
         seconds: Time that the bench took.
+        elsewhere: The same training on other machines, if that was asked.
     """
 
     data: str
@@ -81,6 +92,7 @@ class BenchResult:
     advice: tuple[str, ...]
     not_measured: tuple[str, ...]
     seconds: float
+    elsewhere: Extrapolation | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +180,8 @@ def _estimate(
         seconds=seconds,
         bottleneck=bottleneck,
         share=min(1.0, most / seconds) if seconds else 0.0,
+        reading=reading,
+        network=computing,
     )
 
 
@@ -233,6 +247,8 @@ def lines_of(result: BenchResult) -> list[str]:
         f"{each.name.ljust(width)}  {shown_seconds(each.seconds):>9}, most of it {each.bottleneck} ({each.share:.0%})"
         for each in result.estimates
     ]
+    if result.elsewhere is not None:
+        lines += _elsewhere_lines(result.elsewhere)
     if result.advice:
         lines += ["", "What would change that, as measured here:", *result.advice]
     else:
@@ -241,6 +257,25 @@ def lines_of(result: BenchResult) -> list[str]:
         left = ", ".join(result.not_measured)
         lines.append(f"Not measured, because time (--seconds) ran out: {left}")
     return lines
+
+
+def _elsewhere_lines(found: Extrapolation) -> list[str]:
+    """Return other machines as lines: each part, the whole run, the assumptions."""
+    place = f"{counted(found.machines, 'machine')} {f'with {found.gpu}' if found.gpu else 'like this one'}"
+    whole = f"all, with {counted(found.epochs, 'end-to-end epoch')}"
+    width = max(len(whole), *(len(each.name) for each in found.estimates))
+    cost = "" if found.cost is None else f", {found.cost:,.2f} in all"
+    return [
+        "",
+        f"On {place} the same would take about:",
+        *(
+            f"{each.name.ljust(width)}  {shown_seconds(each.seconds):>9}"
+            for each in found.estimates
+        ),
+        f"{whole.ljust(width)}  {shown_seconds(found.seconds):>9}{cost}",
+        "This assumes:",
+        *(f"- {line}" for line in found.assumptions),
+    ]
 
 
 def shown_seconds(seconds: float) -> str:

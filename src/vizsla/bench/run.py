@@ -37,6 +37,7 @@ from vizsla.train.profile import AUGMENTATION, BACKWARD, FORWARD, OPTIMISER
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vizsla.bench.elsewhere import Elsewhere
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display, MoveBar
@@ -61,6 +62,7 @@ def run_bench(
     data: str,
     counts: tuple[int, int] | None = None,
     seconds: float = 40.0,
+    elsewhere: Elsewhere | None = None,
     display: Display,
 ) -> BenchResult:
     """Measure a machine on images.
@@ -72,16 +74,19 @@ def run_bench(
         counts: (to learn from, held out), how many images to estimate for; None takes those of the table.
         seconds: About how long it may take, without loading libraries. What the estimates need is measured at least once,
             however long that takes; other settings are measured where there is time.
+        elsewhere: Other machines to estimate for; None for none.
         display: Shows a bar.
 
     Raises:
-        ConfigError: ``seconds`` is too small, there is no such network, or a choice cannot work.
+        ConfigError: ``seconds`` is too small, the speed of a GPU elsewhere is not known, there is no such network, or a choice cannot work.
         PictureError: No image of the sample can be read.
         TrainingError: There is nothing to train on.
     """
     if not seconds >= MIN_SECONDS:
         raise ConfigError(f"seconds (--seconds) is at least {MIN_SECONDS:g}. Received: {seconds}")
     config, _ = choices_of(config)
+    if elsewhere is not None:
+        elsewhere.check(config)
     with display.bar("measuring", total=NUM_PARTS, unit="parts") as move:
         move(0, "building the network")
         bench = _Bench(
@@ -91,6 +96,7 @@ def run_bench(
             data=data,
             counts=counts or (len(table.train_rows), len(table.valid_rows)),
             budget=Budget(seconds),
+            elsewhere=elsewhere,
             move=move,
         )
         return bench.run()
@@ -106,6 +112,7 @@ class _Bench:
     data: str
     counts: tuple[int, int]
     budget: Budget
+    elsewhere: Elsewhere | None
     move: MoveBar
     parts: list[PartTime] = field(default_factory=list[PartTime])
     not_measured: list[str] = field(default_factory=list[str])
@@ -159,6 +166,8 @@ class _Bench:
             steps_by_size=by_size,
             reads_by_workers=reads,
         )
+        estimates = estimates_of(measured)
+        elsewhere = self.elsewhere
         return BenchResult(
             data=self.data,
             num_train=num_train,
@@ -173,10 +182,14 @@ class _Bench:
             batch_size=self.config.batch_size,
             num_workers=self.num_workers,
             parts=tuple(self.parts),
-            estimates=estimates_of(measured),
+            estimates=estimates,
             advice=advice_of(measured),
             not_measured=tuple(self.not_measured),
             seconds=self.budget.used,
+            elsewhere=elsewhere
+            and elsewhere.estimate(
+                estimates, config=self.config, step=step, device=network.device.type
+            ),
         )
 
     def _sample(self) -> Tensor:

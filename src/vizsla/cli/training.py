@@ -538,6 +538,11 @@ def bench(
     where: Labels = AS_FOUND,
     choices: Choices = DEFAULTS,
     seconds: float = 40.0,
+    machines: int | None = None,
+    gpu: str = "",
+    speed_up: float | None = None,
+    efficiency: float | None = None,
+    price: float | None = None,
     json: bool = False,
 ) -> None:
     """Measure what training and predicting cost on this machine.
@@ -550,14 +555,21 @@ def bench(
         vizsla bench pets
         vizsla bench pets --arch resnet34 --bs 64 --device cuda
         vizsla bench --json
+        vizsla bench pets --machines 4 --gpu a10 --speed-up 30 --price 1.2
 
     Args:
         data: A folder of images, or a CSV file that lists them; without it photographs are made up.
         seconds: About how long to measure.
+        machines: Estimate for so many machines too, each like this one or with one GPU.
+        gpu: Their GPU. h100 is known with resnet34 and resnet50 at 224 pixels; any other name needs --speed-up.
+        speed_up: How many times as fast as this machine they run the network.
+        efficiency: What several machines reach of the sum of their speeds; 0.9 is assumed.
+        price: Of one machine for an hour; the cost of the run is estimated with it.
         json: Print everything as one JSON object.
     """
     import tempfile
 
+    from vizsla.bench.elsewhere import EFFICIENCY, Elsewhere
     from vizsla.bench.results import lines_of
     from vizsla.bench.run import run_bench
     from vizsla.train.display import Display
@@ -567,6 +579,16 @@ def bench(
         raise ConfigError(
             "--labels, --valid and the other words about labels and the split are about DATA. Give DATA, or leave them out."
         )
+    elsewhere: Elsewhere | None = None
+    if gpu or any(each is not None for each in (machines, speed_up, efficiency, price)):
+        elsewhere = Elsewhere(
+            machines=1 if machines is None else machines,
+            gpu=gpu,
+            speed_up=speed_up,
+            efficiency=EFFICIENCY if efficiency is None else efficiency,
+            price=price,
+        )
+        elsewhere.check(choices)
     display = Display(quiet=json)
     with tempfile.TemporaryDirectory(prefix="vizsla-bench-") as folder:
         if data is None:
@@ -580,6 +602,7 @@ def bench(
             data=MADE_UP if data is None else str(data),
             counts=counts,
             seconds=seconds,
+            elsewhere=elsewhere,
             display=display,
         )
     if json:

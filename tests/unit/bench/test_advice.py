@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.bench import Estimate, Measured, advice_of, estimates_of
+from vizsla import ConfigError, TrainConfig
+from vizsla.bench import MEASURED as KNOWN
+from vizsla.bench import Elsewhere, Measured, advice_of, estimates_of
+
+if TYPE_CHECKING:
+    from vizsla.bench import Extrapolation
 
 MEASURED = Measured(
     num_train=100,
@@ -43,9 +49,8 @@ def test_estimates_add_up_what_the_parts_take():
 
 def test_estimates_follow_device_cache_and_missing_parts():
     *_, first, later = estimates_of(replace(MEASURED, shares_processor=False, read_strip=0.5))
-    assert first == Estimate(
-        name="the first end-to-end epoch", seconds=50.0, bottleneck="reading images", share=1.0
-    )
+    assert (first.bottleneck, first.seconds, first.share) == ("reading images", 50.0, 1.0)
+    assert (first.reading, first.network) == (50.0, pytest.approx(18.0))
     assert later.seconds == pytest.approx(18.0)
     *_, later = estimates_of(replace(MEASURED, kept_share=0.25))  # what is not kept is read again
     assert later.seconds == pytest.approx(18.0 + 0.75 * 100 * 0.02)
@@ -87,3 +92,56 @@ def test_a_small_cache_is_named_where_reading_costs():
         "A larger --cache-budget, or --cache disk: prepared images take 9.0 GB and there is room for 50% of them; with "
         "room for all a later epoch takes 18 s instead of 36 s"
     )
+
+
+def test_other_machines_follow_from_what_was_measured():
+    config = TrainConfig(arch="resnet34", epochs=3)
+    features, frozen, first, later = here = estimates_of(MEASURED)
+
+    def estimate(**options: Any) -> Extrapolation:
+        elsewhere = Elsewhere(**options)
+        elsewhere.check(config)
+        return elsewhere.estimate(here, config=config, step=MEASURED.step, device="cpu")
+
+    found = estimate(machines=4, efficiency=0.5, price=3.0)
+    assert [each.seconds for each in found.estimates] == pytest.approx(
+        [each.seconds / 2 for each in here]
+    )
+    assert found.seconds == pytest.approx(
+        (features.seconds + first.seconds + 2 * later.seconds) / 2
+    )
+    assert found.cost == pytest.approx(3.0 * 4 * found.seconds / 3600)
+    # A GPU computes while images are read: here reading takes longest where they are read.
+    found = estimate(gpu="anything", speed_up=100.0)
+    expected = [max(each.reading, each.network / 100) for each in here]
+    assert [each.seconds for each in found.estimates] == pytest.approx(expected)
+    assert (frozen.reading, found.cost) == (0.0, None)
+    for name in ("h100", "H100"):
+        assert estimate(gpu=name).speed_up == pytest.approx(KNOWN["h100"]["resnet34"] * 0.16)
+    assert any(
+        "100%" in line or "100 %" in line
+        for line in estimate(machines=2, efficiency=1.0).assumptions
+    )
+
+
+def test_speeds_that_nobody_measured_are_refused():
+    wrong: tuple[dict[str, Any], ...] = (
+        {"machines": 0},
+        {"speed_up": 0.0},
+        {"speed_up": float("inf")},
+        {"efficiency": 0.0},
+        {"efficiency": 1.5},
+        {"price": -1.0},
+        {"gpu": "b300"},
+    )
+    for options in wrong:
+        (value,) = options.values()
+        with pytest.raises(ConfigError, match=f"Received: .?{value}"):
+            Elsewhere(**options)
+    with pytest.raises(
+        ConfigError, match=r"resnet34 and resnet50 at 224 .* Received: convnext_atto"
+    ):
+        Elsewhere(gpu="h100").check(TrainConfig(arch="convnext_atto"))
+    with pytest.raises(ConfigError, match="Received: resnet34 at 128"):
+        Elsewhere(gpu="h100").check(TrainConfig(arch="resnet34", size=128))
+    Elsewhere(gpu="b300", speed_up=50).check(TrainConfig(arch="convnext_atto"))
