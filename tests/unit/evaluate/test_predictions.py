@@ -108,11 +108,19 @@ def test_the_frame_has_a_column_for_each_class(from_logits: Maker):
     assert frame["loss"].isna().tolist() == [False, True]
 
 
+def assert_is_as_pandas_writes_it(path: Path, predictions: Predictions) -> None:
+    text = predictions.to_frame().to_csv(index=False, lineterminator="\n")
+    assert path.read_bytes() == text.encode("utf-8")
+
+
 def test_the_csv_gives_back_names_and_probabilities(from_logits: Maker, tmp_path: Path):
     paths = ('a "quoted", name.jpg', "two\nlines.jpg", "\u732b.jpg")
-    logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-    predictions = replace(from_logits(logits, [0, 1, 0], vocab=("cat", "dog")), paths=paths)
+    logits = 20 * torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    predictions = replace(
+        from_logits(logits, [0, UNLABELLED, 0], vocab=("cat", "dog")), paths=paths
+    )
     path = predictions.save_csv(tmp_path / "predictions.csv")
+    assert_is_as_pandas_writes_it(path, predictions)
     frame = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
     assert tuple(frame["path"]) == paths
     read = torch.tensor(frame["prob_cat"].to_numpy(), dtype=torch.float32)
@@ -171,6 +179,7 @@ def test_the_loss_of_several_labels_is_the_mean_over_the_classes(several: Predic
 
 def test_several_labels_are_written_joined(several: Predictions, tmp_path: Path):
     path = several.save_csv(tmp_path / "predictions.csv")
+    assert_is_as_pandas_writes_it(path, several)
     frame = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
     assert " ".join(frame) == "path label prediction probability loss prob_sea prob_sun prob_犬"
     assert frame["label"].tolist() == ["sea;犬", "sun", ""]
@@ -194,7 +203,9 @@ def test_numbers_are_neither_correct_nor_certain(numbers: Predictions):
 
 
 def test_numbers_are_written_beside_their_targets(numbers: Predictions, tmp_path: Path):
-    frame = pd.read_csv(numbers.save_csv(tmp_path / "predictions.csv"))
+    path = numbers.save_csv(tmp_path / "predictions.csv")
+    assert_is_as_pandas_writes_it(path, numbers)
+    frame = pd.read_csv(path)
     expected = "path loss target_age prediction_age target_mass prediction_mass"
     assert " ".join(frame) == expected
     assert frame["prediction_age"].tolist() == [1.5, 3.0, 7.0]
