@@ -35,8 +35,18 @@ BACKBONES = {
     "timm mobilenet": "mobilenetv3_small_050",
     "timm regnet": "regnetx_002",
     "torchvision shufflenet": "torchvision:shufflenet_v2_x0_5",
+    "timm eva02_tiny": "eva02_tiny_patch14_224",
+    "timm dinov3 vit_tiny": "vit_tiny_patch16_dinov3_qkvb",
 }
 LARGE_BACKBONES = {
+    "timm dinov3 vit_small": "vit_small_patch16_dinov3",
+    "timm dinov3 convnext_tiny": "convnext_tiny.dinov3_lvd1689m",
+    "timm dinov2 vit_small": "vit_small_patch14_dinov2",
+    "timm siglip": "vit_base_patch32_siglip_256",
+    "timm siglip gap": "vit_base_patch16_siglip_gap_224",
+    "timm naflexvit siglip": "naflexvit_base_patch16_siglip",
+    "timm convnextv2_atto": "convnextv2_atto",
+    "timm eva02_small": "eva02_small_patch14_224",
     "timm swin_tiny": "swin_tiny_patch4_window7_224",
     "torchvision swin_t": "torchvision:swin_t",
     "torchvision vit_b_32": "torchvision:vit_b_32",
@@ -44,7 +54,9 @@ LARGE_BACKBONES = {
     "torchvision densenet121": "torchvision:densenet121",
     "torchvision googlenet": "torchvision:googlenet",
 }
-AFTER_POOLING = ("backbone.network.head.norm.", "backbone.network.conv_head.")
+AFTER_POOLING = tuple(
+    f"backbone.network.{name}." for name in ("head.norm", "conv_head", "fc_norm", "attn_pool")
+)
 ROWS = [
     *BACKBONES,
     *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE_BACKBONES),
@@ -191,7 +203,7 @@ def test_unfrozen_everything_gets_a_gradient_but_what_only_a_classifier_used(cla
     freeze_to(groups, 0)
     train_one_step(classifier)
     idle = {name for name, parameter in classifier.named_parameters() if parameter.grad is None}
-    # ConvNeXt normalises after pooling, which is the head's part, and MobileNet v3 has a layer there.
+    # ConvNeXt and EVA normalise after pooling, which is the head's part; MobileNet v3 has a layer there, SigLIP pools by attention.
     assert all(name.startswith(AFTER_POOLING) for name in idle)
 
 

@@ -44,7 +44,7 @@ from vizsla.files import atomic_write
 from vizsla.infer.neighbours import nearest
 from vizsla.infer.run import extract_features, table_predictions
 from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.features_first import SHARES, load_network, pooling_classifier
+from vizsla.recipe.features_first import SHARES, fit_size, load_network, pooling_classifier
 from vizsla.recipe.head_fit import (
     FeatureLayout,
     HeadFit,
@@ -317,10 +317,13 @@ def audit(
     config = TrainConfig() if config is None else config
     display = Display() if display is None else display
     table = _table_of(data, labels=labels, seed=config.seed)
+    backbone = load_network(config)
+    config, notes = fit_size(config, backbone)
+    for line in notes:
+        display.line(line)
     cache = cache_for(table, config=config)
     loaders = loaders_for(table, config=config, cache=cache)
     table = loaders.table  # it has the depth of 16-bit images
-    backbone = load_network(config)
     asked = torch.cat([table.train_rows, table.valid_rows]).sort().values
     with Bars(display) as bars, GreyImages(len(asked)) as greys:
         every = read_traits(

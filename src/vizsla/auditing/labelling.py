@@ -33,7 +33,7 @@ from vizsla.files import atomic_write
 from vizsla.infer.neighbours import evenly_spread, nearest
 from vizsla.infer.run import extract_features
 from vizsla.paths import ImagePaths
-from vizsla.recipe.features_first import load_network, pooling_classifier
+from vizsla.recipe.features_first import fit_size, load_network, pooling_classifier
 from vizsla.recipe.head_fit import (
     NUM_LANDMARKS_OF_MANY,
     FeatureLayout,
@@ -597,8 +597,9 @@ def open_labelling(
         train_rows=rows,
         valid_rows=rows[:0],
     )
-    cache = cache_for(table, config=config)
     backbone = load_network(config)
+    config, _ = fit_size(config, backbone)
+    cache = cache_for(table, config=config)
     reader = ImageReader(resize=config.resizing(), cache=cache, truncated=config.truncated)
     with Bars(display) as bars:
         unreadable = find_unreadable(

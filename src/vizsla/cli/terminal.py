@@ -314,8 +314,10 @@ def new_folder(folder: Path) -> Generator[None]:
 def check_choices(choices: TrainConfig) -> None:
     """Raise ConfigError, before the images are read, if there is no such network or no such device, or neither."""
     from vizsla.models.names import resolve_architecture
+    from vizsla.recipe.config import AUTO, TrainConfig
 
-    all_at_once(lambda: resolve_architecture(choices.arch), lambda: check_device(choices.device))
+    arch = TrainConfig.arch if choices.arch == AUTO else choices.arch
+    all_at_once(lambda: resolve_architecture(arch), lambda: check_device(choices.device))
 
 
 def check_device(device: str) -> None:

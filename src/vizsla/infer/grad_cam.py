@@ -47,7 +47,7 @@ def grad_cam(
         targets: The class to explain for each image, int64 ``(B,)``; or ``(B, C)`` with 1 or True for one class or more,
             whose logits are added. None for the class with the largest logit.
         stage: Position of a stage map of the backbone; -1 for the last one that the head looks at and that has more than
-            one position.
+            one position. Of networks that are joined, -1 adds the heat of each network's last map.
 
     Returns:
         float32 ``(B, H, W)`` on the classifier's device, 0 to 1, bilinearly enlarged; the hottest place of an image is 1,
@@ -71,13 +71,22 @@ def grad_cam(
     ):
         # A copy outside of any graph; made inside inference mode, it could not have gradients.
         copied = images.detach().to(parameter.device, copy=True)
-        chosen_maps, gradients = _maps_and_gradients(
-            classifier, copied, targets=targets, stage=stage
-        )
-    weights = gradients.mean(dim=(2, 3), keepdim=True)
-    heat = (weights * chosen_maps).sum(dim=1, keepdim=True).clamp_min(0).float()
+        ranges = classifier.backbone.stage_ranges
+        if stage != -1 or len(ranges) == 1:
+            ranges = (range(len(classifier.backbone.stage_channels)),)
+        found = [
+            _maps_and_gradients(classifier, copied, targets=targets, stage=stage, among=among)
+            for among in ranges
+        ]
     size = (images.shape[2], images.shape[3])
-    heat = F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0]
+    heats: list[Tensor] = []
+    for chosen_maps, gradients in found:
+        weights = gradients.mean(dim=(2, 3), keepdim=True)
+        heat = (weights * chosen_maps).sum(dim=1, keepdim=True).clamp_min(0).float()
+        if len(found) > 1:  # a smaller map has the same part of the logit in fewer places
+            heat = heat * (heat.shape[2] * heat.shape[3])
+        heats.append(F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0])
+    heat = heats[0] if len(heats) == 1 else torch.stack(heats).sum(0)
     largest = heat.amax(dim=(1, 2), keepdim=True)
     return torch.where(largest > 0, heat / largest.clamp_min(torch.finfo(heat.dtype).tiny), 0.0)
 
@@ -111,15 +120,19 @@ def _maps_and_gradients(
     *,
     targets: Tensor | Sequence[int] | None,
     stage: int,
+    among: range,
 ) -> tuple[Tensor, Tensor]:
-    """Return the maps of the chosen stage ``(B, K, h, w)`` and the gradients of the classes' logits with respect to them."""
+    """Return the maps of the chosen stage ``(B, K, h, w)`` and the gradients of the classes' logits with respect to them.
+
+    The stage -1 is one of those ``among``, the maps of one network.
+    """
     with torch.no_grad():
         maps = classifier.stage_maps(images)
     leaves = tuple(found.detach().requires_grad_() for found in maps)
     scores = _scores(classifier.head(_copies(leaves)), targets)
     direct = _gradients(scores, leaves)
-    used = [position for position, gradient in enumerate(direct) if gradient is not None]
-    chosen = _chosen_stage(maps, used=used, stage=stage)
+    used = [position for position in among if direct[position] is not None]
+    chosen = _chosen_stage(maps, used=used, stage=stage, among=among)
     gradient = direct[chosen]
     if gradient is not None and chosen == used[-1]:
         return maps[chosen], gradient
@@ -170,7 +183,7 @@ def _scores(logits: Tensor, targets: Tensor | Sequence[int] | None) -> Tensor:
     return logits.gather(1, chosen.long().unsqueeze(1)).squeeze(1)
 
 
-def _chosen_stage(maps: tuple[Tensor, ...], *, used: list[int], stage: int) -> int:
+def _chosen_stage(maps: tuple[Tensor, ...], *, used: list[int], stage: int, among: range) -> int:
     """Return the position of the map that ``stage`` means."""
     has_extent = [found.shape[2] * found.shape[3] > 1 for found in maps]
     if not used:
@@ -178,7 +191,9 @@ def _chosen_stage(maps: tuple[Tensor, ...], *, used: list[int], stage: int) -> i
             "The logits do not depend on the stage maps: the head gives no gradients. Use a head of torch operations."
         )
     if stage == -1:
-        looked_at = [position for position in range(used[-1] + 1) if has_extent[position]]
+        looked_at = [
+            position for position in among if position <= used[-1] and has_extent[position]
+        ]
         if looked_at:
             return looked_at[-1]
     elif not -len(maps) <= stage < len(maps):

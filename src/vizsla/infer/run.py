@@ -294,7 +294,8 @@ def image_features(classifier: Classifier, images: Tensor, *, kind: FeatureKind)
     with evaluation_mode(classifier), torch.inference_mode():
         maps, head = classifier.stage_maps(images), classifier.head
         if kind == "body":
-            found = maps[-1].mean(dim=(2, 3))
+            ends = [stages[-1] for stages in classifier.backbone.stage_ranges]
+            found = torch.cat([maps[end].mean(dim=(2, 3)) for end in ends], dim=1)
         elif isinstance(head, FeatureHead):
             found = (head.pool(maps) - head.offset) * head.scale
         else:

@@ -2,6 +2,7 @@
 
 from .backbones import architecture_function as architecture_function
 from .backbones import build_backbone as build_backbone
+from .backbones import joined_backbone as joined_backbone
 from .backbones import local_networks as local_networks
 from .backbones import torchvision_backbone as torchvision_backbone
 from .classifier import Classifier as Classifier

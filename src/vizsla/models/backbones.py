@@ -18,6 +18,7 @@ from vizsla.errors import ConfigError, WeightsError, install_command
 from vizsla.models.efficientnet_lite import SCALES, EfficientNetLite, lite_stages
 from vizsla.models.names import (
     FUNCTION_NAMES,
+    JOIN,
     NAME_ATTRIBUTE,
     PACKAGED_NAME,
     PACKAGED_NAMES,
@@ -33,9 +34,12 @@ from vizsla.models.names import (
     torchvision_names,
 )
 from vizsla.models.stages import (
+    AND,
     Backbone,
     BackboneSpec,
+    JoinedNetworks,
     Stages,
+    own_maps,
     own_output,
     own_stages,
     sequential_stages,
@@ -127,11 +131,17 @@ def build_backbone(
             backbone = _own_backbone(arch, given=given, cut=cut)
         else:
             named_cut = None
-            if isinstance(arch, str):
+            if isinstance(arch, str) and JOIN not in arch:
                 arch, named_cut = split_cut_name(arch)
             source, name = resolve_architecture(arch)
             cut = named_cut if cut is None else check_cut(cut)
-            if source == "torchvision":
+            if JOIN in name and cut is None:
+                parts = [build_backbone(each, pretrained=pretrained and given is None, seed=seed) for each in name.split(JOIN)]  # fmt: skip
+                backbone = joined_backbone(parts)
+                if given is not None:
+                    load_weights(backbone.network, given, what=f"the networks {name}")
+                    backbone.spec = replace(backbone.spec, weights=given.origin)
+            elif source == "torchvision":
                 backbone = torchvision_backbone(name, pretrained=pretrained, given=given, cut=cut)
             elif source == "vizsla":
                 backbone = _xresnet_backbone(name, pretrained=pretrained, given=given, cut=cut)
@@ -146,6 +156,38 @@ def build_backbone(
     if preprocessing is not None:
         backbone.preprocessing = preprocessing
     return backbone
+
+
+def joined_backbone(parts: Sequence[Backbone]) -> Backbone:
+    """Return networks side by side as one: images are normalised for each of them, and the maps of all come out.
+
+    Raises:
+        ConfigError: Two of them take images of one size only, and not of the same.
+    """
+    sizes = {part.fixed_size for part in parts if part.fixed_size is not None}
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"Networks that are joined see the same images. {' and '.join(part.spec.name for part in parts)} take images of "
+            f"{' and '.join(f'{height} x {width}' for height, width in sorted(sizes))} pixels only. Choose networks for one size."
+        )
+    network = JoinedNetworks(parts)
+    licences = dict.fromkeys(part.spec.licence for part in parts)
+    return Backbone(
+        network,
+        stages=Stages(
+            maps=own_maps,
+            channels=tuple(channels for part in parts for channels in part.stage_channels),
+            early_end="",
+            fixed_size=next(iter(sizes), None),
+        ),
+        spec=BackboneSpec(
+            source="vizsla",
+            name=JOIN.join(part.spec.arch for part in parts),
+            weights="; ".join(part.spec.weights for part in parts),
+            licence=f" {AND} ".join(licences),
+        ),
+        preprocessing=parts[0].preprocessing,
+    )
 
 
 def architecture_function(name: str) -> Callable[..., nn.Module]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import zip_longest
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
@@ -46,9 +47,11 @@ def parameter_groups(model: nn.Module) -> tuple[Group, ...]:
     """
     if not isinstance(model, Classifier):
         return (tuple(each for each in model.parameters() if each.requires_grad),)
-    network = model.backbone.network
-    early = _own_parameters(_modules_until(network, model.backbone.early_end))
-    late = _without(network.parameters(), early)
+    parts = model.backbone.parts
+    early = _own_parameters(
+        module for part in parts for module in _modules_until(part.network, part.early_end)
+    )
+    late = _without(model.backbone.network.parameters(), early)
     head = _without(model.head.parameters(), early, late)
     return early, late, head
 
@@ -141,7 +144,10 @@ def decay_split(group: Group, *, module: nn.Module) -> tuple[Group, Group]:
 
 
 def _fine_body(backbone: Backbone) -> tuple[Group, ...]:
-    """Return the parameters of a body block by block."""
+    """Return the parameters of a body block by block; of networks that are joined, the last blocks are one group, and so on."""
+    if len(backbone.parts) > 1:
+        bodies = [_fine_body(part)[::-1] for part in backbone.parts]
+        return tuple(sum(blocks, ()) for blocks in zip_longest(*bodies, fillvalue=()))[::-1]
     network = backbone.network
     matcher = getattr(network, "group_matcher", None)
     if matcher is not None:

@@ -4,7 +4,8 @@ A name is looked up in this order: ``efficientnet_lite0`` (its weights come with
 without a tag, as in ``resnet18.a1_in1k``), torchvision's names. So where both libraries have a name, timm's network is meant;
 ``torchvision:resnet34``, or torchvision's function ``resnet34`` itself, means torchvision's.
 
-The XResNets (``xresnet50``) are vizsla's own; neither library has them.
+The XResNets (``xresnet50``) are vizsla's own; neither library has them. Two names with a plus between them,
+``efficientnet_lite0+efficientnet_lite2``, are both networks side by side.
 
 A cut counts the children of the whole network, as in ``list(network.children())[:cut]``. A network of torchvision that
 was cut is called ``resnet34[:6]``, and that name builds it again.
@@ -37,6 +38,9 @@ PACKAGED_NAMES = {
 """Networks whose weights come in packages, with timm's names of these networks; timm has no weights for the first names of 1 and 2."""
 
 TORCHVISION_PREFIX = "torchvision:"
+
+JOIN = "+"
+"""Between the names of networks that are joined; no network has it in its name."""
 
 _CUT_NAME = re.compile(r"(.+)\[:(\d{1,4})\]")
 
@@ -89,6 +93,10 @@ def resolve_architecture(
         return "torchvision", own or _torchvision_function_name(arch)
     if arch == PACKAGED_NAME or arch in PACKAGED_NAMES.values():
         return "timm", arch
+    if JOIN in arch:
+        for name in arch.split(JOIN):
+            resolve_architecture(split_cut_name(name)[0])
+        return "vizsla", arch
     if arch in XRESNET_NAMES:
         return "vizsla", arch
     if arch.startswith(TORCHVISION_PREFIX):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
@@ -21,6 +22,8 @@ from vizsla.errors import ConfigError
 from vizsla.models.names import TORCHVISION_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch.utils.hooks import RemovableHandle
     from torchvision.models import VisionTransformer
 
@@ -48,6 +51,9 @@ _PERMISSIVE = {
     "unknown",
 }
 """Licences of weights of which nothing needs to be said; of a user's own file nothing is known."""
+
+AND = "AND"
+"""Joins licences, as in SPDX expressions."""
 
 _PROBE_ERRORS = (AssertionError, AttributeError, RuntimeError, ValueError, TypeError, LookupError)
 """What networks raise for images or arguments that they do not take."""
@@ -128,6 +134,35 @@ def own_maps(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     return (maps,) if isinstance(maps, Tensor) else tuple(maps)
 
 
+class JoinedNetworks(nn.Module):
+    """Networks side by side: images as the first one expects them in, the maps of all out, one network's after the other's."""
+
+    def __init__(self, parts: Sequence[Backbone]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        first = parts[0].preprocessing
+        for number, part in enumerate(parts):
+            own = part.preprocessing
+            gain = [a / b for a, b in zip(first.std, own.std, strict=True)]
+            shift = [(a - b) / c for a, b, c in zip(first.mean, own.mean, own.std, strict=True)]
+            for name, values in (("gain", gain), ("shift", shift)):
+                buffer = torch.tensor(values).view(3, 1, 1)
+                self.register_buffer(f"{name}_{number}", buffer, persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of all networks."""
+        first = cast("Backbone", self.parts[0]).preprocessing
+        maps: list[Tensor] = []
+        for number, part in enumerate(self.parts):
+            own, seen = cast("Backbone", part).preprocessing, images
+            if (own.mean, own.std) != (first.mean, first.std):
+                seen = images * self.get_buffer(f"gain_{number}") + self.get_buffer(
+                    f"shift_{number}"
+                )
+            maps += part(seen)
+        return tuple(maps)
+
+
 def own_output(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """Return the output of a user's whole network; images are contiguous, because people call ``view`` on them."""
     return (network(images.contiguous()),)
@@ -171,7 +206,7 @@ class BackboneSpec:
     @property
     def licence_note(self) -> str:
         """A sentence where the licence of the weights is known and does not allow everything; else empty."""
-        if self.licence.lower() in _PERMISSIVE:
+        if set(self.licence.lower().split(f" {AND} ".lower())) <= _PERMISSIVE:
             return ""
         return (
             f"The weights of {self.name} are under the licence {self.licence!r}, which also holds for models made from them. Read it "
@@ -220,6 +255,19 @@ class Backbone(nn.Module):
     def register_forward_hook(self, *args: Any, **options: Any) -> RemovableHandle:
         """Register a hook that sees the last map: the output of a body in notebooks."""
         return self.last_map.register_forward_hook(*args, **options)
+
+    @property
+    def parts(self) -> tuple[Backbone, ...]:
+        """The networks that are joined in it; a single one is its own part."""
+        if isinstance(self.network, JoinedNetworks):
+            return tuple(cast("Iterable[Backbone]", self.network.parts))
+        return (self,)
+
+    @property
+    def stage_ranges(self) -> tuple[range, ...]:
+        """Positions of the maps of each part."""
+        ends = [0, *accumulate(len(part.stage_channels) for part in self.parts)]
+        return tuple(range(start, end) for start, end in pairwise(ends))
 
     @property
     def patch_size(self) -> Size:

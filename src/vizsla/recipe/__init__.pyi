@@ -21,6 +21,9 @@ from .head_fit import HeadFit as HeadFit
 from .head_fit import HeadSetting as HeadSetting
 from .head_fit import default_setting as default_setting
 from .head_fit import fit_feature_head as fit_feature_head
+from .networks import NetworkChoice as NetworkChoice
+from .networks import TriedNetwork as TriedNetwork
+from .networks import choose_network as choose_network
 from .recipe import TrainedRun as TrainedRun
 from .recipe import cache_for as cache_for
 from .recipe import loaders_for as loaders_for

@@ -25,6 +25,7 @@ Balance = Literal["none", "auto", "weights", "sample"]
 GradientCompression = Literal["none", "fp16", "bf16", "powersgd"]
 
 EPOCHS_ON_GPU = 5
+AUTO = "auto"
 USUAL_THRESHOLD = "0.5"
 
 
@@ -62,7 +63,8 @@ class TrainConfig:
     """The choices of a training run; each default is a good first try on photographs.
 
     Attributes:
-        arch: Network, by its name in timm or torchvision. The weights of the default are installed with vizsla.
+        arch: Network, by its name in timm or torchvision. The weights of the default are installed with vizsla. auto: the best for
+            these images of those whose weights are on this machine, alone or two joined; NAME+NAME: two joined.
         weights: A file of weights for the network instead of the published ones; of a model, its body alone.
         start_from: A model to go on from, a file or the folder of a run: its network, size and preparation of images, its
             classes and new ones. Given the folder, images that it was trained on stay out of a validation set that is drawn.
@@ -168,6 +170,11 @@ class TrainConfig:
             if not isinstance(value, bool) and not (name == "flip" and value == "auto"):
                 words = "'auto', True or False" if name == "flip" else "True or False"
                 raise ConfigError(f"{name} is {words}. Received: {value!r}")
+        if self.weights and self.arch == AUTO:
+            raise ConfigError(
+                "arch 'auto' compares networks with their published weights, and weights is a file for one network. "
+                f"Received: weights={self.weights!r}. Name its network: --arch NAME."
+            )
         if self.weights and self.start_from:
             raise ConfigError(
                 "weights begins a new model with the body in a file, start_from (--from) goes on with a whole model. "

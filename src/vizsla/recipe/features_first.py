@@ -8,6 +8,7 @@ until then.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla import __version__
+from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
 from vizsla.infer.mistakes import MOST_TRAINING, KnownImages
 from vizsla.infer.neighbours import evenly_spread, standardised
@@ -244,12 +246,39 @@ def load_network(config: TrainConfig, earlier: EarlierModel | None = None) -> Ba
     return build_backbone(config.arch, weights_file=config.weights or None, seed=seed)
 
 
+def fit_size(config: TrainConfig, backbone: Backbone) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Return the options with a size that the network takes, and what the user should know of it and of its weights, a line each.
+
+    Raises:
+        ConfigError: It takes images of one size only, and not of this one.
+    """
+    spec, notes = backbone.spec, list[str]()
+    if spec.licence_note:
+        notes.append(spec.licence_note)
+    fixed = backbone.fixed_size
+    if fixed not in (None, (config.size, config.size)):
+        raise ConfigError(
+            f"The network {spec.name} takes images of {fixed[0]} x {fixed[1]} pixels only. Received: size={config.size}. Set the size "
+            f"to {fixed[0]}, or choose another network."
+        )
+    patch = math.lcm(*(side for part in backbone.parts for side in part.patch_size))
+    size = max(1, round(config.size / patch)) * patch
+    if size != config.size:
+        notes.append(
+            f"The network {spec.name} sees patches of {patch} pixels: images are of {size} x {size} pixels, not {config.size}."
+        )
+        presize = config.presize if isinstance(config.presize, str) else max(config.presize, size)
+        config = replace(config, size=size, presize=presize)
+    return config, tuple(notes)
+
+
 def pooling_classifier(
     loaders: DataLoaders, backbone: Backbone
 ) -> tuple[Classifier, FeatureHead, FeatureLayout]:
     """Return a classifier on the loaders' device whose head only pools so far, that head, and the layout of its features."""
     channels = backbone.stage_channels
-    stages = tuple(range(len(channels)))[-NUM_POOLED_STAGES:]
+    ranges = backbone.stage_ranges
+    stages = tuple(stage for each in ranges for stage in each[-NUM_POOLED_STAGES:])
     layout = FeatureLayout(stages=stages, statistics=STATISTICS, channels=channels)
     pooling = FeatureHead(
         stages=stages,

@@ -21,16 +21,18 @@ from vizsla.infer.run import predict_batches
 from vizsla.infer.stored_features import FeatureStore
 from vizsla.machine import home_folder, parse_bytes
 from vizsla.models.heads import build_head
-from vizsla.recipe.config import TrainConfig
+from vizsla.recipe.config import AUTO, TrainConfig
 from vizsla.recipe.end_to_end import END_TO_END, BestState, OfferEpochs, train_end_to_end
 from vizsla.recipe.features_first import (
     EPOCH_COLUMNS,
     features_first,
+    fit_size,
     load_network,
     pooling_classifier,
 )
 from vizsla.recipe.flips import Flips
 from vizsla.recipe.going_on import as_it_was, check_classes, choices_of, predict_before
+from vizsla.recipe.networks import choose_network
 from vizsla.text import counted
 from vizsla.train.callbacks.base import as_callbacks
 from vizsla.train.checkpoint import data_identity, differences
@@ -124,7 +126,7 @@ def train_classifier(
         cache: Images that were read already at the size of ``config``; None is a new ``cache_for(table, config=config)``.
         checkpoint: Stores the state of the end-to-end epochs now and then, and continues from it where it is to resume.
         profile: Told where the time goes; None does not measure that.
-        backbone: What ``network_of_run`` returned for this ``config``; None loads it here.
+        backbone: What ``network_of_run`` returned for this ``config``; None loads it here, after it was chosen where ``arch`` is ``auto``.
         earlier: What ``choices_of`` returned with this ``config``; None opens the model that ``config`` goes on from.
 
     Raises:
@@ -147,11 +149,20 @@ def train_classifier(
         config, earlier = choices_of(config)
         for line in () if earlier is None else check_classes(earlier, table):
             display.line(line)
+    chosen = ""
+    if config.arch == AUTO:
+        loaders = loaders_for(table, config=config, cache=cache)
+        cache = loaders.cache
+        config, chosen = with_network(config, loaders, checkpoint=checkpoint, display=display)
+    if backbone is None:
+        backbone = load_network(config, earlier)
+        if earlier is None:
+            config, notes = fit_size(config, backbone)
+            for line in notes:
+                display.line(line)
     loaders = loaders_for(table, config=config, cache=cache)
     settings = _settings_of(config, table=loaders.table, device=loaders.device)
     kept = _kept_by(checkpoint, settings=settings)
-    if backbone is None:
-        backbone = load_network(config, earlier)
     before: Predictions | None = None
     if earlier is not None:
         precision = resolve_precision(config.precision, device=loaders.device)
@@ -181,7 +192,7 @@ def train_classifier(
         recipe = f"Features first: {first.fit.setting}; {first.fit.result} leave-one-out on the training images."
         if loaders.balance != "none":
             recipe += " Classes of unequal size have equal parts in it."
-        recipe = " ".join([recipe, *first.notes])
+        recipe = " ".join([*([chosen] * bool(chosen)), recipe, *first.notes])
         if earlier is not None:
             recipe = f"Went on from {earlier.place.name} ({counted(len(earlier.vocab), 'class', 'classes')}). {recipe}"
             best = _offer_as_it_was(best, earlier, loaders, config=config, display=display)
@@ -308,16 +319,31 @@ def loaders_for(
     )
 
 
+def with_network(
+    config: TrainConfig, loaders: DataLoaders, *, checkpoint: Checkpoint | None, display: Display
+) -> tuple[TrainConfig, str]:
+    """Return options with the best network for these images, and why it is; that of the run to continue, if there is one."""
+    kept = None if checkpoint is None else checkpoint.kept_by(OfferEpochs)
+    if kept is not None:
+        return replace(config, arch=kept["notes"]["settings"]["arch"]), ""
+    choice = choose_network(loaders, config=config, display=display)
+    return replace(config, arch=choice.arch), choice.reason
+
+
 def network_of_run(
     config: TrainConfig, *, checkpoint: Checkpoint, earlier: EarlierModel | None = None
-) -> Backbone:
+) -> Backbone | None:
     """Return the network of a run, with its weights: what can be refused before an image is read.
+
+    None where it is chosen by looking at the images.
 
     Raises:
         ConfigError: There is no such network, or the checkpoint to continue from is of another one.
         WeightsError: Its weights cannot be found.
         ModelFileError: The checkpoint is damaged.
     """
+    if config.arch == AUTO:
+        return None
     weights = config.start_from or config.weights
     _kept_by(checkpoint, settings={"arch": config.arch, "weights": weights})
     return load_network(config, earlier)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vizsla.recipe.config import AUTO
 from vizsla.recipe.end_to_end import RATE_SHARES, end_to_end_trainer
-from vizsla.recipe.features_first import features_first, load_network
+from vizsla.recipe.features_first import features_first, fit_size, load_network
 from vizsla.recipe.going_on import check_classes, choices_of
-from vizsla.recipe.recipe import loaders_for
+from vizsla.recipe.recipe import loaders_for, with_network
 from vizsla.train.rates.lr_finder import find_learning_rate
 from vizsla.train.rates.suggestions import (
     ROBUST_RUNS,
@@ -53,7 +54,14 @@ def find_rate(
     for line in () if earlier is None else check_classes(earlier, table):
         display.line(line)
     loaders = loaders_for(table, config=config)
+    if config.arch == AUTO:
+        config, _ = with_network(config, loaders, checkpoint=None, display=display)
     network = load_network(config, earlier)
+    if earlier is None:
+        config, notes = fit_size(config, network)
+        for line in notes:
+            display.line(line)
+        loaders = loaders_for(table, config=config, cache=loaders.cache)
     first = features_first(loaders, config=config, display=display, backbone=network)
     trainer = end_to_end_trainer(
         loaders, first.classifier, config=config, display=display, flips=first.flips

@@ -41,8 +41,9 @@ from vizsla.evaluate.thresholds import (
 from vizsla.files import atomic_write
 from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import MANIFEST_KEY, safetensors_header, save_bundle
-from vizsla.recipe.config import USUAL_THRESHOLD, DataConfig
+from vizsla.recipe.config import AUTO, USUAL_THRESHOLD, DataConfig
 from vizsla.recipe.end_to_end import END_TO_END
+from vizsla.recipe.features_first import fit_size
 from vizsla.recipe.going_on import beside, check_classes, choices_of
 from vizsla.recipe.recipe import TrainedRun, cache_for, network_of_run, train_classifier
 from vizsla.report.build import ReportContent, check_report_installed
@@ -187,6 +188,11 @@ def run_training(
                 check_report_installed,
                 lambda: check_balance(plan.config.balance, table.targets[table.train_rows]),
             )
+        if backbone is not None and earlier is None:
+            config, told = fit_size(plan.config, backbone)
+            plan = replace(plan, config=config, notes=(*plan.notes, *told))
+            for line in told:
+                display.line(line)
         if folder != out:
             display.line(f"{out} exists. The results go to {folder}.")
             checkpoint = checkpoint_in(folder)
@@ -220,6 +226,10 @@ def run_training(
                 backbone=backbone,
                 earlier=earlier,
             )
+            # The one that was chosen, so that the same options give the same run elsewhere.
+            arch = run.classifier.backbone.spec.arch
+            if plan.config.arch == AUTO:
+                plan = replace(plan, config=replace(plan.config, arch=arch))
             run, told = _with_thresholds(run, goal=plan.config.threshold)
             for line in told:
                 display.line(line)

@@ -580,6 +580,11 @@ def vision_learner(
     settings["seed"] = seed
     if head is None and earlier is not None and is_usual:
         head = earlier.build_head(backbone, num_classes=dls.c)
+    if head is None and len(backbone.parts) > 1:
+        raise ConfigError(
+            f"The usual head reads the last map of one network. Received: the joined networks {backbone.spec.name!r}. Train them with "
+            "vizsla train --arch, in Python train_classifier(table, config=TrainConfig(arch=...)); or give a custom_head."
+        )
     if head is None:
         head = ConcatPoolHead(backbone.num_features, dls.c, **settings)
     table = dls.table

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,6 +26,8 @@ from vizsla import (
     PictureError,
     Predictor,
     Resize,
+    TrainConfig,
+    train_classifier,
 )
 from vizsla.data.images import sizing as resample
 from vizsla.data.table import resolve_data
@@ -51,6 +54,8 @@ from vizsla.export import (
 )
 from vizsla.model_file import FinalResize, load_bundle, save_bundle
 from vizsla.models import Classifier, ConcatPoolHead, FeatureHead, build_backbone
+from vizsla.recipe import END_TO_END
+from vizsla.train import Display
 from vizsla.types import Task
 
 onnx = pytest.importorskip("onnx")
@@ -194,6 +199,44 @@ def test_a_head_on_features_is_exported(tmp_path: Path):
     assert written.parity.max_difference < 1e-4
     (output,) = onnx.load(written.path).graph.output
     assert output.name == "values"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *(
+            "vit_tiny_patch16_dinov3_qkvb",
+            "vit_small_patch16_dinov3",
+            "convnext_tiny.dinov3_lvd1689m",
+        ),
+        *("eva02_tiny_patch14_224", "convnextv2_atto", "vit_small_patch14_dinov2"),
+        *("vit_base_patch32_siglip_256", "naflexvit_base_patch16_siglip", "test_convnext+test_vit"),
+    ],
+)
+def test_networks_of_all_families_are_trained_saved_and_exported(
+    arch: str, image_folder: Path, tmp_path: Path
+):
+    weights = tmp_path / "weights.safetensors"
+    body = build_backbone(arch, pretrained=False, seed=1).network
+    safetensors.torch.save_model(body, str(weights))
+    config = TrainConfig(arch=arch, weights=str(weights), size=100, epochs=1, device="cpu")
+    run = train_classifier(
+        resolve_data(image_folder, seed=0), config=config, display=Display(quiet=True)
+    )
+    patch = max(side for part in run.classifier.backbone.parts for side in part.patch_size)
+    assert run.resize.size[0] % patch == 0
+    assert abs(run.resize.size[0] - 100) <= patch / 2
+    assert [point.stage for point in run.history][-1] == END_TO_END
+    path = save_bundle(tmp_path / "m.safetensors", classifier=run.classifier, resize=run.resize)
+    (written,) = export_model(path, onnx=tmp_path / "m.onnx")
+    assert written.parity.max_difference < 1e-4
+    predictor, answers = Predictor.load(path, device="cpu"), OnnxAnswers(written.path)
+    expected = torch.stack(
+        [predictor.predict(noise(90, 70, seed=number)).probabilities for number in range(2)]
+    )
+    images = np.stack([noise(90, 70, seed=number) for number in range(2)])
+    assert np.abs(answers(images) - expected.numpy()).max() < 1e-4
 
 
 def test_what_was_written_says_how_far_off_it_is(written: tuple[ExportedModel, ...]):
