@@ -1,6 +1,6 @@
 """Time an epoch in one, two and four processes, and what batch norms over all of them and compressed gradients cost.
 
-    python -m benchmarks.processes [--images 512] [--size 96] [--epochs 4] [--processes 1 2 4]
+    python -m benchmarks.processes [--images 256] [--size 64] [--epochs 3] [--processes 1 2 4]
 
 Processes of one machine share its cores, so this shows what the work together costs, not what more machines bring. The first
 epoch, which decodes, is left out. Losses are those of the last step, and the order is a digest of all rows trained on.
@@ -81,10 +81,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--kind", choices=KINDS, default="as usual", help=argparse.SUPPRESS)

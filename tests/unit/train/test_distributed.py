@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -34,9 +35,11 @@ from vizsla import (
     WeightSoup,
     accuracy,
 )
+from vizsla.data.cache import ImageCache
 from vizsla.models import Classifier, FeatureHead, build_backbone, norm_parameters
 from vizsla.recipe import EPOCH_COLUMNS
 from vizsla.recipe.features_first import features_first
+from vizsla.run import RunPlan, read_all
 from vizsla.train import Display, distributed, load_state
 from vizsla.train import checkpoint as checkpoint_module
 
@@ -383,6 +386,27 @@ def test_data_and_settings_that_differ_between_processes_are_named(make_loaders:
     for settings, data in in_processes(work):
         assert re.match("ConfigError: .*seed.* 1 .*process 1", settings)
         assert re.match(f"DataError: .*{table.shown_path(3)}", data)
+
+
+def test_an_image_that_one_machine_cannot_read_is_left_out_on_all(
+    make_loaders: Any, tmp_path: Path
+):
+    def work() -> tuple[Any, ...]:
+        table = make_loaders().table
+        if distributed.share()[0] == 1:
+            copy = shutil.copytree(table.root, tmp_path / "copy")
+            paths = tuple(copy / path.relative_to(table.root) for path in table.paths)
+            paths[3].write_bytes(b"damaged")
+            table = replace(table, root=copy, paths=paths)
+        plan = RunPlan(title="", data="", config=TrainConfig(device="cpu"), on_bad="skip")
+        display, cache = Display(quiet=True), ImageCache(mode="off")
+        table, _ = read_all(table, plan=plan, cache=cache, display=display)
+        return table.train_rows, table.valid_rows
+
+    first, second = in_processes(work)
+    assert first == second
+    assert 3 not in first[0]
+    assert sum(map(len, first)) == 23
 
 
 def test_an_error_names_its_process():
