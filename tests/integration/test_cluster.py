@@ -119,7 +119,7 @@ STATE = Path("checkpoint") / "checkpoint.safetensors"
 def test_a_killed_process_is_started_again_and_the_run_goes_on(
     python: Callable[..., str], data: Path, tmp_path: Path, world: int, killed: int
 ):
-    options = (data, *TRAIN, "--epochs", "4", *OFTEN)
+    options = (data, *TRAIN, "--epochs", "8", *OFTEN)
     python(*torchrun(world), *options, "--out", tmp_path / "whole")
     words = (*torchrun(world, "--max-restarts", 1), *options, "--out", tmp_path / "run")
     command = [sys.executable, *map(str, words)]
@@ -213,8 +213,8 @@ def test_two_machines_without_a_common_folder_go_on_after_a_kill(
 ):
     whole = data.parent / "whole"
     if not whole.exists():
-        python(*torchrun(2), data, *TRAIN, "--epochs", "4", "--out", whole)
-    options = ("--epochs", "4", *OFTEN, "--cache", "disk")
+        python(*torchrun(2), data, *TRAIN, "--epochs", "8", "--out", whole)
+    options = ("--epochs", "8", *OFTEN, "--cache", "disk")
     everywhere = dict.fromkeys(machines, data)
     started = train_on(machines, *options, data=everywhere, tmp_path=tmp_path)
     try:

@@ -55,6 +55,7 @@ from vizsla.train.display import Display, format_seconds
 from vizsla.train.distributed import (
     VERSIONS,
     all_of,
+    any_of,
     check_same_images,
     check_same_settings,
     is_main,
@@ -259,7 +260,10 @@ def run_training(
                 if profile:
                     _write_text(place / files.PROFILE, json.dumps(times.values(), indent=2) + "\n")
                     times.show(display)
-            if not run.interrupted and not run.problem:  # the model file has the weights
+        if not run.interrupted and not run.problem:
+            # All wait for the results: if one is killed meanwhile, torchrun starts all again, and they need the checkpoint.
+            any_of(flag=False)
+            if is_main():  # the model file has the weights
                 checkpoint.path.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # its folder stays if something else is in it
                     checkpoint.path.parent.rmdir()
