@@ -12,6 +12,7 @@ import socket
 import sys
 import warnings
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -244,6 +245,16 @@ def test_each_process_reads_only_its_part(make_loaders: Any):
         return [batch.rows.tolist() for batch in distributed.own_part(loaders.valid)]
 
     assert in_processes(work) == [[[19, 20]], [[21, 22], [23]]]
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_an_epoch_has_the_same_order_for_any_number_of_processes(make_loaders: Any, world: int):
+    def work() -> list[list[int]]:
+        train = uneven(make_loaders).train
+        return [batch.rows.tolist() for batch in distributed.own_part(train, epoch=1)]
+
+    parts = in_processes(work, world=world)
+    assert [[*chain(*rows)] for rows in zip(*parts, strict=True)] == work()
 
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
