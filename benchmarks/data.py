@@ -505,7 +505,7 @@ def growth(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=options.within) as folder:
         for num_files, num_classes in cases:
             place = Path(folder) / f"{num_files}-{num_classes}"
-            _make_links(place, num_files=num_files, num_classes=num_classes)
+            make_links(place, num_files=num_files, num_classes=num_classes)
             images = str(place / "images")
             runs: dict[str, list[Figures]] = {library: [] for library in libraries}
             for number in range(options.rounds):
@@ -524,7 +524,7 @@ def growth(options: argparse.Namespace) -> None:
             print(row(*cells), flush=True)
 
 
-def _make_links(folder: Path, *, num_files: int, num_classes: int) -> None:
+def make_links(folder: Path, *, num_files: int, num_classes: int) -> None:
     """Fill a folder with images in sub-folders; all are links to a few files."""
     from vizsla.bench import made_up_photograph
 

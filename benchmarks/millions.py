@@ -5,16 +5,20 @@ python -m benchmarks.millions COMMAND --help
 
 from __future__ import annotations
 
+import gc
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.data import make_links
 from benchmarks.measure import Command, Figures, answer, head, in_own_process, row
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -113,10 +117,12 @@ def compare(folder: str, number: int) -> Figures:
     )
     with torch.inference_mode():
         at_once, by_blocks, in_half = (each.head.classify(values[:, 0]) for each in fits)
+    largest = at_once.abs().max()
     return {
         "images": len(images),
-        "blocks": float((at_once - by_blocks).abs().max()),
-        "half": float((at_once - in_half).abs().max()),
+        "blocks": float((at_once - by_blocks).abs().max() / largest),
+        "half": float((at_once - in_half).abs().max() / largest),
+        "left out": float((fits[0].left_out - fits[1].left_out).abs().max() / largest),
     }
 
 
@@ -165,6 +171,77 @@ def _synthetic(start: int, count: int) -> tuple[Tensor, Tensor]:
     return (values + means_CD[targets])[:, None], targets
 
 
+# --- The table -------------------------------------------------------------------------------------------------------
+
+CASES, QUICK_CASES = (100_000, 1_000_000), (1_000, 2_000)
+CLASSES = 1_000
+
+
+def table(options: argparse.Namespace) -> None:
+    """Measure everything that a run does with its images beside reading them: time, and the most memory beyond what was held before.
+
+    Images are hard links to a few small ones, in a folder for each of 1,000 classes.
+    """
+    for number in QUICK_CASES if options.quick else CASES:
+        with tempfile.TemporaryDirectory(dir=options.within) as folder:
+            make_links(
+                Path(folder) / "made", num_files=number, num_classes=min(CLASSES, number // 10)
+            )
+            found = in_own_process("millions:use_table", folder=f"{folder}/made")
+        print(
+            f"\n{number:,} images\n\n"
+            + head("", "s", "peak, bytes an image", "kept, bytes an image")
+        )
+        for name, (seconds, peak, kept) in found["steps"].items():
+            print(
+                row(name, f"{seconds:.1f}", f"{peak / number:,.0f}", f"{kept / number:,.0f}"),
+                flush=True,
+            )
+
+
+def use_table(folder: str) -> Figures:
+    """List images, make their table, and write what is made of it."""
+    import torch
+
+    from vizsla.data.images import find_copies
+    from vizsla.data.table import fingerprint, resolve_data
+    from vizsla.infer import table_predictions
+    from vizsla.train import data_identity
+
+    steps: dict[str, tuple[float, float, float]] = {}
+
+    def step(name: str, work: Callable[[], Any]) -> Any:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+        before, started = _memory("VmRSS"), time.perf_counter()
+        result = work()
+        seconds, peak = time.perf_counter() - started, _memory("VmHWM")
+        gc.collect()
+        steps[name] = (seconds, peak - before, _memory("VmRSS") - before)
+        return result
+
+    images = Path(folder) / "images"
+    table = step("table: list, labels, split", lambda: resolve_data(images, seed=0))
+    step("copies by content", lambda: find_copies(table))
+    step("digest of images and labels", lambda: fingerprint(table))
+    step("the same with the split", lambda: data_identity(table))
+    rows = torch.arange(len(table.paths))
+    logits = torch.randn(len(rows), 2)
+    some = replace(table, vocab=("a", "b"), targets=table.targets % 2)
+    said = step(
+        "predictions of all images",
+        lambda: table_predictions(some, rows=rows, logits=logits, targets=some.targets),
+    )
+    step("predictions as CSV", lambda: said.save_csv(Path(folder) / "predictions.csv"))
+    return {"steps": steps}
+
+
+def _memory(name: str) -> int:
+    """Return a figure of this process in bytes, ``VmRSS`` or ``VmHWM``. Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
 COMMANDS = {
     "head": Command(
         asks="How long does the head of a million images take, in how much memory?",
@@ -172,6 +249,13 @@ COMMANDS = {
         options={
             "images": 1_000_000,
             "within": {"type": Path, "help": "where to keep the features (default: temporary)"},
+        },
+    ),
+    "table": Command(
+        asks="What do listing, table, split, digests and predictions of a million images take?",
+        run=table,
+        options={
+            "within": {"type": Path, "help": "where to make the folders (default: temporary)"}
         },
     ),
 }

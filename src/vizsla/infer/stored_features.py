@@ -4,7 +4,7 @@ They are written as a file is, not through a memory map: a full disk is then an 
 They are read through a memory map of a single block, so that what was read before is not held.
 
 float32, as in memory, so that the head is the same wherever they are kept. float16 would halve the file, and moved logits by up to
-0.004 (``benchmarks/LOG.md``).
+0.006 (``benchmarks/LOG.md``).
 
 Shapes: N images, V views of each, D features.
 """

@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vizsla import __version__
-from vizsla.data.table.check import fingerprint
+from vizsla.data.table.check import digest_of, fingerprint, json_parts
 from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.files import atomic_write
@@ -547,11 +548,14 @@ def differences(saved: dict[str, Any], present: dict[str, Any]) -> dict[str, str
 
 def data_identity(table: ImageTable) -> dict[str, str]:
     """Return digests of the images with their labels, and of the splits."""
-    splits = [
-        sorted(table.shown_path(row) for row in rows.tolist())
+    train, valid = (
+        json_parts(sorted(map(table.shown_path, rows.tolist())))
         for rows in (table.train_rows, table.valid_rows)
-    ]
-    return {"data": fingerprint(table), "split": _digest(splits)}
+    )
+    return {
+        "data": fingerprint(table),
+        "split": digest_of(chain("[", train, (", ",), valid, "]")),
+    }
 
 
 def identity_of(fit: Fit) -> dict[str, Any]:

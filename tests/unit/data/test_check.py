@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from vizsla.data.table import (
     class_texts,
     describe_data,
     drop_unreadable,
+    json_parts,
     scarce_classes,
     settle_unreadable,
 )
@@ -270,3 +272,9 @@ def test_numbers_have_no_classes_to_count_or_to_lose(tmp_path: Path):
     summary = describe_data(table)
     assert (summary.classes, summary.num_train, summary.num_unlabelled) == ((), 2, 1)
     assert drop_unreadable(table, [(0, "x")]).targets[:2].tolist() == [[-2.0], [3.0]]
+
+
+def test_json_in_parts_is_the_json_of_the_whole():
+    for number in (0, 1, 999, 1000, 1001, 2500):
+        items = [(f"é {place}.jpg", place, "cat") for place in range(number)]
+        assert "".join(json_parts(items)) == json.dumps(items)

@@ -13,6 +13,7 @@ from .check import describe_data as describe_data
 from .check import drop_unreadable as drop_unreadable
 from .check import find_unreadable as find_unreadable
 from .check import fingerprint as fingerprint
+from .check import json_parts as json_parts
 from .check import scarce_classes as scarce_classes
 from .check import settle_unreadable as settle_unreadable
 from .factories import ImageDataLoaders as ImageDataLoaders

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 Names = str | tuple[str, ...] | None
 """The class of an image, or its classes; None where its label cannot be used."""
 
+_ITEMS_OF_PART = 1000
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassCount:
@@ -162,7 +164,26 @@ def fingerprint(table: ImageTable) -> str:
     Raises:
         PictureError: An image file is gone.
     """
-    return hashlib.sha256(json.dumps(sorted(image_facts(table))).encode()).hexdigest()
+    facts = image_facts(table)
+    facts.sort()
+    return digest_of(json_parts(facts))
+
+
+def json_parts(items: Sequence[object]) -> Iterator[str]:
+    """Yield the JSON of a list in parts: that of a million images takes hundreds of megabytes at once."""
+    yield "["
+    for start in range(0, len(items), _ITEMS_OF_PART):
+        part = json.dumps(items[start : start + _ITEMS_OF_PART])[1:-1]
+        yield f", {part}" if start else part
+    yield "]"
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """Return the SHA-256 of a text that is given in parts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode())
+    return digest.hexdigest()
 
 
 def image_facts(table: ImageTable) -> list[tuple[str, int, str]]:
