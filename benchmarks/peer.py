@@ -228,8 +228,9 @@ def run_model_alone(setting: Setting) -> EpochLog:
     """
     from torch import nn
 
-    from vizsla.infer import compute_logits, evaluation_mode
+    from vizsla.infer import compute_logits
     from vizsla.machine import keep_freed_memory
+    from vizsla.models import evaluation_mode
     from vizsla.train import TrainingStep
 
     keep_freed_memory()

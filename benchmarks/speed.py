@@ -420,7 +420,8 @@ def _print_one(
     from vizsla.augment import BatchAugmentation
     from vizsla.data.cache import ImageCache
     from vizsla.data.images import ImageReader
-    from vizsla.infer import compute_logits, evaluation_mode
+    from vizsla.infer import compute_logits
+    from vizsla.models import evaluation_mode
 
     path = learn.dls.table.paths[0]
     predictor = Predictor.load(model, device="cpu")
