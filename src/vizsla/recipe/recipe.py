@@ -263,7 +263,12 @@ def _store_for(
     """Give a place for features that are too large for memory: beside the checkpoint, to go on with; else for this block."""
     if checkpoint is not None:
         folder = checkpoint.path.parent / "features"
-        yield FeatureStore(folder=folder, identity=settings, resume=checkpoint.resume)
+        try:
+            yield FeatureStore(folder=folder, identity=settings, resume=checkpoint.resume)
+        except KeyboardInterrupt as stop:
+            if folder.exists():
+                stop.add_note("Features computed so far are kept: go on with --resume.")
+            raise
         return
     folder = home_folder() / "cache" / "features" / secrets.token_hex(8)
     store = FeatureStore(folder=folder, identity=settings)

@@ -203,7 +203,7 @@ def run_training(
                 "stopped before its first checkpoint. Leave out --resume to train again, with --force in the same folder; to train "
                 f"its model further: --from {out}."
             )
-        with files.noted_on_stop("There was no model to save yet, and nothing was written."):
+        with files.noted_on_stop("There was no model to save yet."):
             cache = cache_for(table, config=plan.config)
             with times.part("reading images", num_images=num_pictures):
                 table, enlarged = read_all(table, plan=plan, cache=cache, display=display)
