@@ -248,9 +248,12 @@ def test_a_dataset_gets_columns(engine: Engine, model: Path, images: Path, tmp_p
             assert [row[name] for row in said] == expected[name].to_pylist()
     features = predict_dataset(dataset, model, features="body", num_actors=1).take_all()
     assert [row["features"] is None for row in features] == [False, True, False]
-    for wrong, words in (("nothing", "no column 'nothing'"), ("number", "")):
+    for wrong, column, words in (
+        (dataset, "nothing", "no column 'nothing'"),
+        (dataset.rename_columns({"number": "prediction"}), "path", "prediction.* Rename"),
+    ):
         with pytest.raises(Exception, match=words):
-            predict_dataset(dataset, model, column=wrong, num_actors=1).take_all()
+            predict_dataset(wrong, model, column=column, num_actors=1).take_all()
 
 
 @pytest.mark.slow
