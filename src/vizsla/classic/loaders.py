@@ -290,6 +290,11 @@ class TrainerLoaders:
         """Names of the classes."""
         return self.table.vocab
 
+    @property
+    def bs(self) -> int:
+        """Items per training batch."""
+        return self.train.bs
+
     def loader_for(self, rows: Tensor) -> Batches:
         """Return the training items in order, prepared as in validation; the trainer asks for no other rows."""
         del rows
