@@ -68,14 +68,17 @@ class TrainConfig:
         weights: A file of weights for the network instead of the published ones; of a model, its body alone.
         start_from: A model to go on from, a file or the folder of a run: its network, size and preparation of images, its
             classes and new ones. Given the folder, images that it was trained on stay out of a validation set that is drawn.
-        epochs: End-to-end epochs after the head was fitted; auto: 5 on a CUDA device, else 0.
+        epochs: End-to-end epochs after the head was fitted; auto: as many as pay within the minutes, without these 5 on a CUDA
+            device, else 0.
+        minutes: Time to spend, from reading the images' features on, where it pays: on images of 288 pixels where the size is the
+            default, then on end-to-end epochs; auto: the features, and the epochs that auto says.
         size: Side of the square that the network sees, in pixels; most weights were trained for 224.
         presize: Short side at which images are kept for random crops, in pixels; auto: 1.3 times the size, so that
             rotations and crops do not run out of image.
         resize_method: How images become squares. crop: the largest square in the middle (end-to-end epochs move it); squish;
             pad with the image mirrored, pad-border with its edges, pad-zeros with black.
-        patience: End the end-to-end epochs after so many in a row without a lower validation loss; 0: never. The best state
-            is kept in any case.
+        patience: End the end-to-end epochs where so many in a row did not lower the loss of training images that were held out to
+            judge them; 0: never.
         batch_size: Images in a step.
         learning_rate: Peak learning rate of the late layers in the end-to-end epochs.
         seed: Split, crops and everything else that is random follow from it.
@@ -109,6 +112,7 @@ class TrainConfig:
     weights: str = ""
     start_from: str = ""
     epochs: int | Literal["auto"] = "auto"
+    minutes: float | Literal["auto"] = "auto"
     size: int = 224
     presize: int | Literal["auto"] = "auto"
     resize_method: ResizeWord = "crop"
@@ -144,6 +148,16 @@ class TrainConfig:
             raise ConfigError(
                 f"patience is a number of epochs, or 0 for no end before the last. Received: {self.patience!r}"
             )
+        if self.minutes != "auto":
+            if isinstance(self.minutes, bool) or not 0 < self.minutes < math.inf:
+                raise ConfigError(
+                    f"minutes is 'auto' or a positive number. Received: {self.minutes!r}"
+                )
+            if self.epochs != "auto":
+                raise ConfigError(
+                    "minutes are spent on as many epochs as pay, and epochs is a number of them. "
+                    f"Received: minutes={self.minutes!r}, epochs={self.epochs!r}. Give one of them."
+                )
         if not _is_whole(self.batch_size, least=1):
             raise ConfigError(f"batch_size is at least 1. Received: {self.batch_size!r}")
         if not 0 < self.learning_rate < math.inf:
@@ -232,6 +246,15 @@ class TrainConfig:
         if isinstance(self.epochs, str):
             return EPOCHS_ON_GPU if device.type == "cuda" else 0
         return self.epochs
+
+    def trains_on(self, device: torch.device) -> bool:
+        """Return whether there may be end-to-end training on a device."""
+        return self.minutes != "auto" or self.epochs_on(device) > 0
+
+    @property
+    def chooses_epochs(self) -> bool:
+        """Whether the number of end-to-end epochs is what pays, not what was asked for."""
+        return self.epochs == "auto" or self.patience > 0
 
 
 def _is_share(text: str, *, least: float) -> bool:

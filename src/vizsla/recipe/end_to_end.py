@@ -1,14 +1,20 @@
-"""The second stage: a classifier with a fitted head is trained end to end, and its best state is kept.
+"""The second stage: a classifier with a fitted head is trained end to end, where that pays.
 
 Norms stay as they were pretrained: the head was fitted on features in evaluation mode, so training starts at exactly its
-accuracy, at low rates.
+accuracy, at low rates. Whether it pays is tried first on a part of the training images and judged by the others: the head alone, the
+trained weights and those half way between the two compete. The validation images that are reported decide nothing.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from dataclasses import asdict, replace
+import math
+import time
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from vizsla.augment.geometry import Flip
 from vizsla.augment.presets import aug_transforms
@@ -19,27 +25,46 @@ from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.models.groups import norm_parameters
 from vizsla.recipe.features_first import show_point
 from vizsla.recipe.flips import Flips
-from vizsla.train.callbacks.base import Callback, Fit, as_callbacks
+from vizsla.text import counted
+from vizsla.train.callbacks.averaging import (
+    EMACallback,
+    copy_of_floats,
+    mix_weights,
+    put_weights,
+)
+from vizsla.train.callbacks.base import Callback, Fit, FitSettings, as_callbacks
 from vizsla.train.checkpoint import BestWeights
-from vizsla.train.rates.schedules import one_cycle
+from vizsla.train.display import format_seconds
+from vizsla.train.distributed import STEPS_BETWEEN_READS, any_of
+from vizsla.train.rates.schedules import Schedule
 from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torch import Tensor
-
     from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.evaluate.predictions import Predictions
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
+    from vizsla.recipe.features_first import HeldOut
     from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.display import Display
-    from vizsla.types import Size
+    from vizsla.types import ImageTable, Size
 
 END_TO_END = "end to end"
 """Name of the stage in the history."""
+
+TRIAL = "trial"
+"""Name of what is tried on a part of the training images."""
+
+TRIAL_SHARE = 0.9
+"""Of the seconds that there are: the rest is for predictions and for an epoch that takes longer."""
+HALF_WAY = 0.5
+EMA_DECAY = 0.99
+WARM_UP_STEPS = 50
+FEWEST_STEPS, MOST_STEPS, PATIENCE_STEPS = 200, 20_000, 100
+"""Where epochs are not given: of the schedule, and how many steps may pass without a lower loss, besides half of those before."""
 
 RATE_SHARES = (0.2, 1.0, 0.1)
 """Of the peak rate, for early body, late body and head. The early body has the least to learn. The head is at the optimum of
@@ -55,41 +80,20 @@ STRENGTHS: dict[str, dict[str, float]] = {
 
 
 class BestState:
-    """The weights of a classifier in training with the lowest validation loss so far, with their predictions and a name in words.
+    """The weights of a classifier in training that are kept so far, with their predictions and a name in words."""
 
-    ``balanced``: each class has the same part in that loss.
-    """
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        *,
-        predictions: Predictions,
-        name: str,
-        balanced: bool = False,
-    ) -> None:
-        self.balanced = balanced
+    def __init__(self, classifier: Classifier, *, predictions: Predictions, name: str) -> None:
         self.classifier = classifier
         self.predictions = predictions
         self.name = name
         self._best = BestWeights()
         self._best.keep(classifier)
 
-    def offer(self, predictions: Predictions, *, name: str) -> bool:
-        """Keep the present weights if their validation loss is lower; return whether it is."""
-        if not self._loss(predictions) < self._loss(self.predictions):
-            return False
+    def keep(self, predictions: Predictions, *, name: str) -> None:
+        """Keep the present weights instead."""
         self.predictions = predictions
         self.name = name
         self._best.keep(self.classifier)
-        return True
-
-    def _loss(self, predictions: Predictions) -> Tensor:
-        if not self.balanced:
-            return predictions.losses.mean()
-        known = predictions.labelled
-        weights = balancing_weights(predictions.targets[known])
-        return (predictions.losses[known] * weights).sum() / weights.sum()
 
     def restore(self) -> None:
         """Put the best weights back into the classifier."""
@@ -122,10 +126,86 @@ class BestState:
         return hashlib.sha256("\n".join(self.predictions.paths).encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """What training end to end is worth, as images say that it did not see.
+
+    Attributes:
+        epochs: How many to train on all training images.
+        share: How far to go from the weights before to those that were trained: 1, half way, or 0: keep the former.
+        line: What was found, for people; empty where nothing was tried.
+    """
+
+    epochs: int
+    share: float = 1.0
+    line: str = ""
+
+
+def try_end_to_end(
+    loaders: DataLoaders,
+    *,
+    start: Classifier,
+    held_out: HeldOut,
+    config: TrainConfig,
+    display: Display,
+    flips: Flips | None = None,
+    seconds: float | None = None,
+) -> Trial:
+    """Train a copy without a part of the training images, and compare on these what it says with what ``start`` says of them.
+
+    The validation images have no part in it, and neither ``start`` nor its head may know the images that are held out.
+    ``config.epochs`` are judged at their end, or with ``config.patience`` at the best one; where they are "auto", as many as pay, with
+    ``seconds`` in such a time that training on all images afterwards ends within them too.
+
+    Training pays where the mean loss is lower by more than its standard error: no state is kept for luck.
+    """
+    if seconds is not None and seconds <= 0:
+        return Trial(epochs=0, share=0.0, line="No time was left to train end to end.")
+    classifier = copy.deepcopy(start).place(loaders.device)
+    part = replace(loaders.table, train_rows=held_out.rest, valid_rows=held_out.held)
+    num_rest, num_held = len(held_out.rest), len(held_out.held)
+    num_all = num_rest + num_held
+    trainer = end_to_end_trainer(
+        _like(loaders, part), classifier, config=config, display=display, flips=flips
+    )
+    before = trainer.predictions()
+    steps = len(trainer.dls.train)
+    epochs = config.epochs_on(loaders.device)
+    if seconds is not None:
+        epochs = max(1, MOST_STEPS // steps)
+        seconds *= TRIAL_SHARE * num_rest / (num_rest + num_all)
+    elif config.epochs == "auto":
+        epochs = max(epochs, math.ceil(FEWEST_STEPS / steps))
+    judge = _Judge(
+        before,
+        balanced=loaders.balance != "none",
+        is_any_epoch=config.chooses_epochs,
+        patience=config.patience * steps,
+        seconds=seconds,
+    )
+    within = "" if seconds is None else f" for at most {format_seconds(seconds)}"
+    display.line(
+        f"Trying end-to-end training{within} without {num_held:,} of {num_all:,} training images, which then judge it."
+    )
+    schedule = _schedule(epochs * steps, config=config)
+    trainer.run(schedule, epochs, TRIAL, cbs=[EMACallback(EMA_DECAY), judge])
+    line = f"Mean loss of the held-out training images {judge.loss_before:.4f} with the head alone"
+    found = judge.best
+    if found is not None:
+        how = "" if found.share == 1 else " half way"
+        line += f", {judge.best_loss:.4f}{how} after {counted(found.epochs, 'epoch', 'epochs')}"
+    if found is None or not judge.pays:
+        found = Trial(epochs=0, share=0.0)
+    line += f"; {'training end to end pays' if found.share else 'the head alone stays'}."
+    display.line(line)
+    return replace(found, epochs=found.epochs if config.chooses_epochs else epochs, line=line)
+
+
 def train_end_to_end(
     loaders: DataLoaders,
     *,
     best: BestState,
+    trial: Trial,
     history: list[HistoryPoint],
     notes: Mapping[str, Any],
     config: TrainConfig,
@@ -133,28 +213,128 @@ def train_end_to_end(
     flips: Flips | None = None,
     cbs: Callbacks = None,
 ) -> None:
-    """Train body and head together by one cycle, add a point per epoch to ``history``, and offer each state to ``best``.
+    """Train body and head together as a trial found it best, and add a point per epoch to ``history``.
 
-    The loaders' validation images are predicted after each epoch; their seed, workers, device and cache are used. ``notes`` on
-    what was done before are kept in checkpoints. ``flips`` are those that ``config`` asks for, unless others were decided on.
+    The loaders' validation images are predicted after each epoch and decide nothing; their seed, workers, device and cache are
+    used. ``best`` keeps the last epoch, unless the trial had no use for it. ``notes`` on what was done before are kept in checkpoints.
+    ``flips`` are those that ``config`` asks for, unless others were decided on.
     """
     trainer = end_to_end_trainer(
         loaders, best.classifier, config=config, display=display, flips=flips
     )
-    epochs = config.epochs_on(loaders.device)
-    schedule = one_cycle(
-        epochs * len(trainer.dls.train),
-        peak_rates=tuple(share * config.learning_rate for share in RATE_SHARES),
-    )
     trainer.run(
-        schedule,
-        n_epoch=epochs,
+        _schedule(trial.epochs * len(trainer.dls.train), config=config),
+        n_epoch=trial.epochs,
         stage=END_TO_END,
         cbs=[
-            OfferEpochs(best, history=history, notes=notes, patience=config.patience),
+            EMACallback(EMA_DECAY, start=1 - (trial.share or 1.0)),
+            OfferEpochs(best, history=history, notes=notes, is_kept=bool(trial.share)),
             *as_callbacks(cbs),
         ],
     )
+
+
+def _like(loaders: DataLoaders, table: ImageTable) -> DataLoaders:
+    """Return loaders of another table that prepare its images as in validation."""
+    return DataLoaders(
+        table,
+        resize=loaders.reader.items,
+        batch_size=loaders.bs,
+        seed=loaders.seed,
+        num_workers=loaders.num_workers,
+        device=loaders.device,
+        cache=loaders.cache,
+        truncated=loaders.reader.truncated,
+        balance=loaders.balance,
+    )
+
+
+def _schedule(num_steps: int, *, config: TrainConfig) -> Schedule:
+    """Return rates that rise in the first steps and then stay: the average of the weights settles without a fall, at any step."""
+    rising = min(WARM_UP_STEPS, max(1, num_steps // 4))
+    return Schedule(
+        rates=tuple(share * config.learning_rate for share in RATE_SHARES),
+        factors=tuple(min(1.0, (step + 1) / rising) for step in range(num_steps)),
+    )
+
+
+class _Judge(Callback):
+    """Compares each epoch of a trial, and the weights half way to it, with the state before it; ends the trial when it no longer pays."""
+
+    def __init__(
+        self,
+        before: Predictions,
+        *,
+        balanced: bool,
+        is_any_epoch: bool,
+        patience: int,
+        seconds: float | None,
+    ) -> None:
+        self.is_any_epoch = is_any_epoch
+        self.patience = patience
+        self.seconds = seconds
+        self.before = before.losses.double()
+        weights = torch.ones_like(self.before)
+        if balanced:
+            weights = balancing_weights(before.targets)
+        self.weights = weights / weights.sum()
+        self.loss_before = float(self.weights @ self.before)
+        self.best: Trial | None = None
+        self.best_loss = math.inf
+        self.best_step = 0
+        self.pays = False
+
+    def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
+        """Name the epochs."""
+        del fit
+        return replace(settings, epoch_name="trial")
+
+    def before_fit(self, fit: Fit) -> None:
+        """Remember where it begins."""
+        self.started = time.monotonic()
+        self.start = copy_of_floats(fit.trainer.model)
+
+    def after_step(self, fit: Fit) -> None:
+        """End the trial in an epoch that takes longer than there is time for."""
+        if fit.step % STEPS_BETWEEN_READS == 0:
+            self._end_in_time(fit)
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Judge the weights."""
+        if not self.is_any_epoch and fit.step < fit.num_steps:
+            return
+        trainer = fit.trainer
+        self._judge(fit, fit.predictions or trainer.predictions(), share=1.0)
+        trained = copy_of_floats(trainer.model)
+        put_weights(trainer.model, mix_weights(self.start, trained, HALF_WAY))
+        self._judge(fit, trainer.predictions(), share=HALF_WAY)
+        put_weights(trainer.model, trained)
+        waited = fit.step - self.best_step
+        if self.patience:
+            is_over = waited >= self.patience
+        else:
+            is_over = self.is_any_epoch and waited > PATIENCE_STEPS + self.best_step / 2
+        if is_over and fit.step < fit.num_steps:
+            fit.stop(f"More steps do not pay: no lower loss in {waited} steps.")
+        self._end_in_time(fit)
+
+    def _judge(self, fit: Fit, said: Predictions, *, share: float) -> None:
+        losses = said.losses.double()
+        loss = float(self.weights @ losses)
+        if not loss < self.best_loss:
+            return
+        self.best = Trial(epochs=fit.epoch + 1, share=share)
+        self.best_loss = loss
+        self.best_step = fit.step
+        gain = self.loss_before - loss
+        spread = self.before - losses - gain
+        self.pays = gain > float((self.weights * spread).square().sum().sqrt())
+
+    def _end_in_time(self, fit: Fit) -> None:
+        if self.seconds is None:
+            return
+        if any_of(time.monotonic() - self.started > self.seconds):
+            fit.stop("The time for trying is up.")
 
 
 def end_to_end_trainer(
@@ -209,10 +389,7 @@ def _training_transforms(
 
 
 class OfferEpochs(Callback):
-    """Shows each epoch, adds it to the history of the run, and offers its state; ``notes`` are kept in checkpoints.
-
-    After ``patience`` epochs in a row that are not the best so far it ends the fit; 0 never does.
-    """
+    """Shows each epoch, adds it to the history of the run, and keeps its state; ``notes`` are kept in checkpoints."""
 
     def __init__(
         self,
@@ -220,13 +397,12 @@ class OfferEpochs(Callback):
         *,
         history: list[HistoryPoint],
         notes: Mapping[str, Any],
-        patience: int = 0,
+        is_kept: bool = True,
     ) -> None:
         self.best = best
         self.history = history
         self.notes = notes
-        self.patience = patience
-        self.wait = 0
+        self.is_kept = is_kept
         self._trainer: Trainer | None = None
 
     def before_fit(self, fit: Fit) -> None:
@@ -243,16 +419,11 @@ class OfferEpochs(Callback):
 
     def after_epoch(self, fit: Fit) -> None:
         """Record the epoch."""
-        if fit.predictions is not None:
-            is_best = self.best.offer(fit.predictions, name=f"epoch {fit.epoch + 1}")
-            self.wait = 0 if is_best else self.wait + 1
+        if fit.predictions is not None and self.is_kept:
+            self.best.keep(fit.predictions, name=f"epoch {fit.epoch + 1}")
         point = replace(fit.trainer.recorder.history[-1], epoch=fit.epoch + 1)
         show_point(point, display=fit.trainer.display)
         self.history.append(point)
-        if self.patience and self.wait >= self.patience and fit.step < fit.num_steps:
-            fit.stop(
-                f"Stopped after epoch {fit.epoch + 1} of {fit.n_epoch}: no lower validation loss in {self.wait} epochs (--patience)."
-            )
 
     def state(self) -> dict[str, Any]:
         """Return the results so far, and the settings of the head."""
@@ -260,13 +431,11 @@ class OfferEpochs(Callback):
             "head": self.best.classifier.head.config(),  # pyright: ignore[reportCallIssue] (heads have it)
             "notes": dict(self.notes),
             "history": [asdict(point) for point in self.history],
-            "wait": self.wait,
             **self.best.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from them."""
         self.history[:] = [HistoryPoint(**point) for point in state["history"]]
-        self.wait = state.get("wait", 0)  # earlier checkpoints have none
         if self._trainer is not None:
             self.best.load_state(state, predict=self._trainer.predictions)

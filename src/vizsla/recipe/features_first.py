@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla import __version__
+from vizsla.data.table.splits import stratified_split
 from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
 from vizsla.infer.mistakes import MOST_TRAINING, KnownImages
@@ -62,16 +63,34 @@ if TYPE_CHECKING:
     from vizsla.models.stages import Backbone
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.earlier import EarlierModel
+    from vizsla.types import ImageTable
 
 STATISTICS = ("mean", "std")
 NUM_POOLED_STAGES = 4
 """At the end of the body; the edges and colours before say little about classes."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """The head is fitted on these parts of the training images, one after the other."""
+HELD_SHARE, MOST_HELD, FEWEST_TRIED = 0.25, 2_000, 8
+"""Of the training images, how many are held out to judge end-to-end training; with fewer left nothing can be judged."""
 BUILDING, FITTING, LEARNING_CURVE = "loading the network", "fitting the head", "learning curve"
 FEATURES_FIRST = "features first"
 FEATURE_PHASES = (BUILDING, WAITING, COPY, AUGMENTATION, FORWARD, FITTING, LEARNING_CURVE, OVERHEAD)
 """Where the time of this stage goes; "augmentation" only makes floats of the images here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """A part of the training images, and a head that does not know it.
+
+    Attributes:
+        rest: int64, rows of the training images that the head was fitted on.
+        held: int64, rows of the others.
+        head: The head.
+    """
+
+    rest: Tensor
+    held: Tensor
+    head: FeatureHead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +105,7 @@ class FeatureStage:
         known: Features of training images, and their leave-one-out predictions.
         flips: Which mirror images of training images it learned from.
         notes: What was decided about them, a line each.
+        held_out: What judges end-to-end training, where there may be some.
     """
 
     classifier: Classifier
@@ -95,6 +115,7 @@ class FeatureStage:
     known: KnownImages
     flips: Flips
     notes: tuple[str, ...]
+    held_out: HeldOut | None = None
 
 
 def features_first(
@@ -223,6 +244,13 @@ def features_first(
             targets=train.targets[fit.sample],
         ),
     )
+    held_out: HeldOut | None = None
+    if config.trains_on(loaders.device):
+        rest, held = hold_out(table, train.rows, seed=loaders.seed)
+        if len(held) and len(rest) >= FEWEST_TRIED:
+            some = _some(values, images=rest)
+            without = fit_feature_head(some, train.targets[rest], setting=setting, **problem)
+            held_out = HeldOut(rest=train.rows[rest], held=train.rows[held], head=without.head)
     classifier.head = fit.head.to(loaders.device)
     if store is not None:
         store.remove()
@@ -235,7 +263,18 @@ def features_first(
         known=known,
         flips=flips,
         notes=notes,
+        held_out=held_out,
     )
+
+
+def hold_out(table: ImageTable, rows: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Return positions in ``rows`` to train on and to hold out, a part of each class in both."""
+    share = min(HELD_SHARE, MOST_HELD / len(rows))
+    targets = table.targets[rows]
+    groups = targets.tolist() if table.task == "category" else [0] * len(rows)
+    split = stratified_split(groups, valid_fraction=share, seed=derive_seed(seed, "held out"))
+    rest, held = (torch.as_tensor(positions, dtype=torch.int64) for positions in split)
+    return rest, held
 
 
 def load_network(config: TrainConfig, earlier: EarlierModel | None = None) -> Backbone:

@@ -45,7 +45,7 @@ from vizsla.recipe.config import AUTO, USUAL_THRESHOLD, DataConfig
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.features_first import fit_size
 from vizsla.recipe.going_on import beside, check_classes, choices_of
-from vizsla.recipe.recipe import TrainedRun, cache_for, network_of_run, train_classifier
+from vizsla.recipe.recipe import TrainedRun, at_size, cache_for, network_of_run, train_classifier
 from vizsla.report.build import ReportContent, check_report_installed
 from vizsla.run import folder as files
 from vizsla.run.report import write_explained
@@ -231,6 +231,7 @@ def run_training(
             arch = run.classifier.backbone.spec.arch
             if plan.config.arch == AUTO:
                 plan = replace(plan, config=replace(plan.config, arch=arch))
+            plan = replace(plan, config=at_size(plan.config, as_size(run.resize.size)[0]))
             run, told = _with_thresholds(run, goal=plan.config.threshold)
             for line in told:
                 display.line(line)

@@ -56,7 +56,8 @@ def run_fit(fit: Fit) -> None:
         for epoch in range(fit.first_step // fit.num_batches, fit.n_epoch):
             started = last_read = time.monotonic()
             end_of_epoch = (epoch + 1) * fit.num_batches
-            label = f"epoch {epoch + 1}/{fit.n_epoch}" if fit.measured else fit.stage
+            name = f"{fit.settings.epoch_name} {epoch + 1}/{fit.n_epoch}"
+            label = name if fit.measured else fit.stage
             fit.begin_epoch(epoch)
             trainer.epochs_done = fit.position + epoch + 1
             trainer.training_mode()

@@ -7,7 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -25,8 +25,16 @@ from vizsla import (
 from vizsla.data.table import resolve_data
 from vizsla.infer import FeatureStore, predict_batches
 from vizsla.models import Classifier, FeatureHead, build_backbone, norm_parameters
-from vizsla.recipe import EPOCH_COLUMNS, FEATURE_PHASES, BestState, loaders_for, train_end_to_end
-from vizsla.recipe.features_first import features_first
+from vizsla.recipe import (
+    EPOCH_COLUMNS,
+    FEATURE_PHASES,
+    BestState,
+    Trial,
+    loaders_for,
+    train_end_to_end,
+    try_end_to_end,
+)
+from vizsla.recipe.features_first import HeldOut, features_first
 from vizsla.train import FORWARD, OVERHEAD, Display, RunProfile
 
 if TYPE_CHECKING:
@@ -50,6 +58,7 @@ def test_presize_is_1_3_times_the_size():
 def test_impossible_options_are_refused():
     options: dict[str, list[Any]] = {
         "epochs": [-1, 1.5, "many"],
+        "minutes": [0, -1.0, True, float("inf"), float("nan")],
         "size": [0, -64],
         "presize": [100, "large"],
         "batch_size": [0],
@@ -87,39 +96,85 @@ def state_of(classifier: Classifier) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in classifier.state_dict().items()}
 
 
-def test_everything_but_norms_trains_and_the_best_state_is_restored(
+def test_everything_but_norms_trains_and_the_last_epoch_is_kept(
     classifier: Classifier, loaders: DataLoaders
 ):
     norms = {id(parameter) for parameter in norm_parameters(classifier)}
     trained = {name for name, value in classifier.named_parameters() if id(value) not in norms}
     before = state_of(classifier)
     start = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
-    best = BestState(classifier, predictions=start, name="start")
-    points: list[HistoryPoint] = []
-    QUIET.header(EPOCH_COLUMNS)
     config = replace(CONFIG, epochs=2, presize=40, learning_rate=1e-2, precision="fp32")
-    train_end_to_end(loaders, best=best, history=points, notes={}, config=config, display=QUIET)
-    assert [point.epoch for point in points] == [1, 2]
-    after = classifier.state_dict()
-    assert {name for name in after if not torch.equal(after[name], before[name])} == trained
-    best.restore()
-    again = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
-    assert torch.equal(again.logits, best.predictions.logits)
-    losses = [point.valid_loss for point in points if point.valid_loss is not None]
-    assert float(best.predictions.losses.mean()) <= min(losses) + 1e-6
-
-
-def test_patience_ends_epochs_that_do_not_beat_the_head(
-    classifier: Classifier, loaders: DataLoaders
-):
-    start = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
-    perfect = replace(start, logits=100 * torch.eye(2)[start.targets])
-    for patience, epochs in ((1, 1), (2, 2), (0, 3), (3, 3)):
+    kept: dict[float, dict[str, Tensor]] = {}
+    for share in (1.0, 0.5, 0.0):
+        classifier.load_state_dict(before)
+        best = BestState(classifier, predictions=start, name="start")
         points: list[HistoryPoint] = []
-        config = replace(CONFIG, epochs=3, presize=40, patience=patience, precision="fp32")
-        best = BestState(classifier, predictions=perfect, name="the head")
-        train_end_to_end(loaders, best=best, history=points, notes={}, config=config, display=QUIET)
-        assert (len(points), best.name) == (epochs, "the head")
+        QUIET.header(EPOCH_COLUMNS)
+        train_end_to_end(
+            loaders,
+            best=best,
+            trial=Trial(epochs=2, share=share),
+            history=points,
+            notes={},
+            config=config,
+            display=QUIET,
+        )
+        assert [point.epoch for point in points] == [1, 2]
+        after = state_of(classifier)
+        assert {name for name in after if not torch.equal(after[name], before[name])} == trained
+        best.restore()
+        kept[share] = state_of(classifier)
+        again = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
+        assert torch.equal(again.logits, best.predictions.logits)
+    for name, value in before.items():
+        assert torch.equal(kept[0.0][name], value)
+        if name in trained:
+            torch.testing.assert_close(kept[0.5][name], (value + kept[1.0][name]) / 2)
+
+
+def tried(
+    loaders: DataLoaders, classifier: Classifier, *, seconds: float | None = None, **options: Any
+) -> Trial:
+    config = replace(CONFIG, presize=40, precision="fp32", **options)
+    before = state_of(classifier)
+    rows = loaders.train.rows
+    every_fourth = torch.arange(len(rows)) % 4 == 0
+    head = cast("FeatureHead", classifier.head)
+    found = try_end_to_end(
+        loaders,
+        start=classifier,
+        held_out=HeldOut(rest=rows[~every_fourth], held=rows[every_fourth], head=head),
+        config=config,
+        display=QUIET,
+        seconds=seconds,
+    )
+    assert all(torch.equal(value, before[name]) for name, value in state_of(classifier).items())
+    return found
+
+
+def test_held_out_training_images_decide_what_is_kept(classifier: Classifier, loaders: DataLoaders):
+    # The head is all zeros, so training lowers the loss; a ruinous rate does not.
+    assert tried(loaders, classifier, epochs=3, learning_rate=1e-3).share > 0
+    assert tried(loaders, classifier, epochs=3, learning_rate=10.0).share == 0
+    free = tried(loaders, classifier, epochs="auto", learning_rate=1e-3, seconds=0.5)
+    assert free.epochs >= 1
+    assert free.share > 0
+    late = tried(loaders, classifier, epochs="auto", learning_rate=1e-3, seconds=-1.0)
+    assert (late.epochs, late.share) == (0, 0)
+
+
+def test_patience_ends_a_trial_that_does_not_pay(classifier: Classifier, loaders: DataLoaders):
+    found = tried(loaders, classifier, epochs=300, patience=1, learning_rate=10.0)
+    assert (found.epochs, found.share) == (0, 0)
+
+
+def test_the_validation_images_decide_nothing(classifier: Classifier, loaders: DataLoaders):
+    table = loaders.table
+    targets = table.targets.clone()
+    targets[table.valid_rows] = 1 - targets[table.valid_rows]
+    other = loaders_for(replace(table, targets=targets), config=CONFIG)
+    options: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-3}
+    assert tried(other, classifier, **options) == tried(loaders, classifier, **options)
 
 
 def test_features_stage_has_every_phase(image_folder: Path):

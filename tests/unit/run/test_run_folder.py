@@ -367,6 +367,7 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
         "weights": "",
         "start_from": "",
         "epochs": 3,
+        "minutes": "auto",
         "size": 96,
         "presize": "auto",
         "resize_method": "crop",

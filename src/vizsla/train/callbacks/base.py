@@ -45,6 +45,7 @@ class FitSettings:
         eager: Compute every step operation by operation, for a callback that looks into the network. Otherwise CUDA may
             replay a recorded step.
         clock: Told about every phase of a step; None measures nothing.
+        epoch_name: What the progress bar calls an epoch.
 
     Raises:
         ConfigError: A number cannot work.
@@ -55,6 +56,7 @@ class FitSettings:
     sizes: tuple[Size, ...] = ()
     eager: bool = False
     clock: PhaseClock | None = None
+    epoch_name: str = "epoch"
 
     def __post_init__(self) -> None:
         if self.accumulate < 1 or (self.clip is not None and not self.clip > 0):
