@@ -235,6 +235,11 @@ def train_classifier(
         best = _best_before(kept["head"], loaders, backbone, config=config)
         recipe = kept["notes"]["recipe"]
         flips = Flips(**kept["notes"].get("flips", {}))
+        if "trial" not in kept["notes"]:
+            raise ConfigError(
+                "The run was cut off while an older version of vizsla trained it end to end, which chose in another way what is kept. "
+                "Start again: leave out --resume, and add --force to replace what is there."
+            )
         trial = Trial(**kept["notes"]["trial"])
     epochs = config.epochs_on(loaders.device)
     if trial is not None and not config.chooses_epochs:

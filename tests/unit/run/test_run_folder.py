@@ -377,6 +377,7 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
         "vertical_flip": False,
         "colour": True,
         "threshold": "0.5",
+        "compress_gradients": "none",
         "balance": "none",
         "batch_size": 32,
         "learning_rate": 1e-5,
