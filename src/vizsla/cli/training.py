@@ -106,7 +106,7 @@ def train(
         torchrun --nproc-per-node 4 -m vizsla train pets --epochs 5
 
     Args:
-        data: A folder of images, or a CSV file that lists them.
+        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
         on_bad: Refuse images that cannot be read, or skip them and train on the rest.
         out: Folder for the results; default: runs/NAME.
         checkpoint_every: Seconds between two states that the end-to-end epochs write, for --resume.
@@ -187,7 +187,7 @@ def find_lr(
     from where its end-to-end epochs would begin, and nothing of that is kept.
 
     Args:
-        data: A folder of images, or a CSV file that lists them.
+        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
         steps: Steps of each of three runs.
         out: The plot, a PNG; default: NAME-learning-rate.png. If it exists, the next free number is added.
     """
@@ -232,7 +232,7 @@ def check(
         vizsla check labels.csv --labels csv:labels.csv,image=file,label=breed --json
 
     Args:
-        data: A folder of images, or a CSV file that lists them; or a notebook (.ipynb) or script (.py).
+        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images; or a notebook (.ipynb) or script (.py).
         truncated: JPEGs that end too early: strict: unreadable; ok: take what is there.
         bit_depth: Bits that the values of 16-bit images use, 8 to 16; auto: decided once for all images, by the largest value.
         seed: The split that is drawn follows from it.
@@ -322,7 +322,7 @@ def audit(
         vizsla audit labels.csv --labels csv:labels.csv,image=file,label=breed --json
 
     Args:
-        data: A folder of images, or a CSV file that lists them.
+        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
         out: Folder for the results; default: NAME-audit. If it exists, the next free number is added.
         arch: Network whose features are compared.
         size: Side of the square that the network sees, in pixels.
@@ -558,7 +558,7 @@ def bench(
         vizsla bench pets --machines 4 --gpu a10 --speed-up 30 --price 1.2
 
     Args:
-        data: A folder of images, or a CSV file that lists them; without it photographs are made up.
+        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images; without it photographs are made up.
         seconds: About how long to measure.
         machines: Estimate for so many machines too, each like this one or with one GPU.
         gpu: Their GPU. h100 is known with resnet34 and resnet50 at 224 pixels; any other name needs --speed-up.
@@ -669,9 +669,12 @@ def show_cache(*, clear: bool = False) -> None:
     """Show what is kept on disk between runs, or remove it.
 
     Args:
-        clear: Remove all images from it.
+        clear: Remove all images from it, and the indexes and blocks of shards.
     """
+    import shutil
+
     from vizsla.data.cache.disk import cache_folder, clear_disk_cache, disk_use
+    from vizsla.data.storage import block_folder, index_folder
     from vizsla.machine import shown_bytes
 
     folder = cache_folder()
@@ -679,6 +682,8 @@ def show_cache(*, clear: bool = False) -> None:
         before = clear_disk_cache(folder)
         size = shown_bytes(before.num_bytes)
         say(f"Removed {before.num_images:,} images, {size}, from {folder}")
+        for other in (index_folder(), block_folder()):
+            shutil.rmtree(other, ignore_errors=True)
         return
     use = disk_use(folder)
     say(f"place   {use.folder}")

@@ -18,7 +18,7 @@ import torch
 
 from vizsla.data.images.decode import source_name
 from vizsla.data.table.from_words import labelled_data
-from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.sources import get_image_files, holds_images
 from vizsla.errors import DataError, LabelError, PictureError
 from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.evaluate.predictions import Predictions
@@ -238,7 +238,7 @@ def _table_of(data: Path, predictor: Predictor) -> tuple[ImageTable, str]:
     try:
         table = labelled_data(data, vocab=predictor.vocab, task=predictor.task)
     except LabelError as error:
-        if not data.is_dir():
+        if not holds_images(data):
             raise
         paths = tuple(get_image_files(data))
         targets = unknown_targets(len(paths), task=predictor.task, num_outputs=len(predictor.vocab))

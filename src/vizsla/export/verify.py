@@ -23,7 +23,7 @@ import torch
 
 from vizsla.cores import num_cores
 from vizsla.data.images.decode import decode_image, source_name
-from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.sources import get_image_files, holds_images
 from vizsla.errors import MissingExtraError, ModelFileError, OutputError, PictureError
 from vizsla.files import atomic_write
 from vizsla.seeding import generator
@@ -336,7 +336,7 @@ class Reference:
         self.files = tuple(
             file
             for given in map(Path, images)
-            for file in (get_image_files(given) if given.is_dir() else [given])
+            for file in (get_image_files(given) if holds_images(given) else [given])
         )
         self._cover = cover
 

@@ -32,7 +32,7 @@ from vizsla.data.images.any_image import AnyImage, Bytes, as_source
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.dataloaders import DataLoader, DataLoaders, default_device
 from vizsla.data.loading.loader import read_ahead
-from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.sources import get_image_files, holds_images
 from vizsla.errors import ConfigError, ModelFileError, PictureError, memory_checked
 from vizsla.evaluate.conformal import check_coverage
 from vizsla.evaluate.metrics import measure
@@ -842,7 +842,7 @@ def _reopened(
 
 def _several(images: Any) -> Iterable[AnyImage]:
     """Return images one after another: those of a folder, a single one, or what was given."""
-    if isinstance(images, str | os.PathLike) and os.path.isdir(images):  # noqa: PTH112 (a text may be too long for a path)
+    if isinstance(images, str | os.PathLike) and _is_folder(images):
         return get_image_files(os.fspath(images))
     if isinstance(images, str | os.PathLike):
         return [images if isinstance(as_source(images), bytes) else Path(images)]
@@ -852,6 +852,13 @@ def _several(images: Any) -> Iterable[AnyImage]:
     if not hasattr(images, "__iter__"):
         return [as_source(images)]  # It says what an image is.
     return images
+
+
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    try:
+        return holds_images(Path(path))
+    except OSError:  # a text that is too long for a path
+        return False
 
 
 def load_learner(

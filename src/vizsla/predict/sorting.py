@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.data.images.decode import cause_of
 from vizsla.data.storage.storage import read_bytes
-from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.sources import get_image_files, holds_images
 from vizsla.errors import ConfigError, OutputError, PictureError
 from vizsla.predict.formats import Format, header_line, row_line
 from vizsla.text import quoted, valid_unicode
@@ -109,7 +109,7 @@ def sort_images(
         )
     if isinstance(images, Path | str):
         check_sort_folder(folder, [Path(images)])
-        images = get_image_files(images) if Path(images).is_dir() else [images]
+        images = get_image_files(images) if holds_images(Path(images)) else [images]
     else:
         check_sort_folder(folder, [])
         images = map(_check_path, images)
@@ -171,6 +171,8 @@ def _placed(image: Path, folder: Path, *, link: bool, next_numbers: dict[Path, i
         numbered = target if number == 1 else target.with_stem(f"{target.stem}-{number}")
         try:
             if link:
+                if not image.is_file():
+                    raise ConfigError(f"{quoted(image)} is no file of its own, and only files can be linked to. Leave --link out.")  # fmt: skip
                 numbered.symlink_to(image.absolute())
             else:
                 _copy(image, numbered)

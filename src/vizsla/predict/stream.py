@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from vizsla.data.images.decode import cause_of
 from vizsla.data.storage.storage import is_there
-from vizsla.data.table.sources import check_folder, get_image_files, walk_folders
+from vizsla.data.table.sources import holds_images, list_images, walk_folders
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.model_file.manifest import manifest_digest
-from vizsla.paths import is_address
 from vizsla.predict.formats import (
     Format,
     PartFile,
@@ -71,7 +70,7 @@ class PathSource:
     @property
     def num_known(self) -> int | None:
         """How many images there are, where that is known without looking."""
-        if self.lists or any(str(path) == STDIN or Path(path).is_dir() for path in self.paths):
+        if self.lists or any(str(path) == STDIN or holds_images(Path(path)) for path in self.paths):
             return None
         return len(self.paths)
 
@@ -89,19 +88,17 @@ class PathSource:
         missing = [quoted(path) for path in given if str(path) != STDIN and not _exists(Path(path))]
         if missing:
             cure = "Check the spelling; give images, or folders of them."
-            if any(map(is_address, given)):
-                cure = "An address is not opened: download the images, and give their folder."
             raise DataError(f"There is no such file or folder:\n{listed(missing)}\n{cure}")
         for path in map(Path, self.paths):
-            if path.is_dir() and next(walk_images(path), None) is None:
-                get_image_files(path)  # It says what is there instead.
+            if holds_images(path):
+                next(walk_images(path))  # It says what is there instead of images.
 
     def images(self) -> Iterator[str]:
         """Yield the paths in the order in which they were given, those of a folder sorted."""
         for path in self.paths:
             if str(path) == STDIN:
                 yield from self._listed(path)
-            elif Path(path).is_dir():
+            elif holds_images(Path(path)):
                 yield from walk_images(Path(path))
             else:
                 yield str(path)
@@ -157,9 +154,11 @@ def walk_images(folder: Path) -> Iterator[str]:
     Symbolic links are followed, loops are not; names that start with a dot are left out.
 
     Raises:
-        DataError: A folder cannot be read.
+        DataError: A folder cannot be read, or holds no image; a shard is damaged.
     """
-    check_folder(folder)
+    if not folder.is_dir() or not any(walk_folders(str(folder), "")):  # shards, or nothing
+        yield from list_images(folder).paths.texts()
+        return
     for prefix, names, _ in walk_folders(str(folder), os.path.join(folder, "")):  # noqa: PTH118 (the separator at its end)
         for name in names:
             yield prefix + name
@@ -167,7 +166,7 @@ def walk_images(folder: Path) -> Iterator[str]:
 
 def _exists(path: Path) -> bool:
     try:
-        return path.exists() or is_there(path)
+        return path.exists() or holds_images(path) or is_there(path)
     except OSError:  # for example a name that is too long for the file system
         return False
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from vizsla.data.table.words import table_words
 from vizsla.errors import ConfigError, DataError, OutputError
 from vizsla.files import OURS, only_writer, remove_leftovers, writer_of
+from vizsla.paths import is_address
 from vizsla.recipe.config import DataConfig, TrainConfig
 from vizsla.text import valid_unicode
 
@@ -113,6 +114,7 @@ class RunFolder:
         from vizsla.data.demo_data import solar_cells
         from vizsla.data.table.check import drop_unreadable
         from vizsla.data.table.from_words import resolve_data
+        from vizsla.data.table.sources import holds_images
 
         seed = self.train_config().seed
         if self.config.get("data") == DEMO_DATA:
@@ -125,7 +127,9 @@ class RunFolder:
             ):  # as it was drawn, whatever split the data has now
                 valid = f"pool:{valid}"
             fixes = str(self.config.get("fixes", ""))
-            from_folders = labels in ("auto", "folder") and place.is_dir()  # else ignored until 0.1
+            from_folders = labels in ("auto", "folder") and holds_images(
+                place
+            )  # else ignored until 0.1
             table = resolve_data(
                 place,
                 labels=labels,
@@ -275,11 +279,14 @@ def config_text(
     config: TrainConfig,
 ) -> str:
     """Return the choices of a run as TOML that holds from any directory."""
+    from vizsla.data.storage.storage import absolute
+
     values: dict[str, object] = {"data": source}
     if isinstance(source, Path):
-        values["data"] = str(Path(os.path.abspath(source)))  # noqa: PTH100 (a link stays the link that was typed)
-        with contextlib.suppress(ValueError):  # Windows: on another drive
-            values["data_from_here"] = os.path.relpath(source, folder)
+        values["data"] = absolute(source)
+        if not is_address(source):
+            with contextlib.suppress(ValueError):  # Windows: on another drive
+                values["data_from_here"] = os.path.relpath(source, folder)
         where = replace(where, labels=_to_data(where.labels, source))
     values |= {**asdict(where), "on_bad": on_bad, **asdict(config)}
     values |= {
@@ -311,15 +318,17 @@ def locate_data(
     Raises:
         DataError: The images are neither at ``data``, nor where they were, nor beside the folder.
     """
+    from vizsla.data.table.sources import holds_images
+
     place = data
     if place is None:
-        absolute = Path(str(config["data"]))
-        beside = folder / str(config.get("data_from_here", absolute))
-        place = next((one for one in (absolute, beside) if one.exists()), None)
+        was = Path(str(config["data"]))
+        beside = folder / str(config.get("data_from_here", was))
+        place = next((one for one in (was, beside) if one.exists() or holds_images(one)), None)
         if place is None:
             raise DataError(
-                f"The images of the run {folder} are not at {absolute} any more"
-                + ("" if beside == absolute else f", nor at {beside}")
+                f"The images of the run {folder} are not at {was} any more"
+                + ("" if beside == was else f", nor at {beside}")
                 + ". Say where they are: data=PATH in Python, --data PATH on the command line."
             )
     labels = str(config.get("labels", "folder"))

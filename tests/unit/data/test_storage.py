@@ -49,7 +49,7 @@ def test_images_in_shards_of_every_form_are_read(tmp_path: Path):
             assert read_bytes(path, last=2) == data[-2:]
             assert facts_of(path) == (len(data), shard.stat().st_mtime_ns)
             assert is_there(path)
-        assert open_shard(str(shard)).label("b/2.cls") == "7"
+        assert open_shard(str(shard)).labels() == {"b/2": "7"}
 
 
 def test_an_ordinary_file_is_read_as_ever(tmp_path: Path):

@@ -40,7 +40,6 @@ from vizsla.data.images.refusals import (
 )
 from vizsla.data.storage import storage
 from vizsla.errors import ConfigError, MissingExtraError, PictureError
-from vizsla.paths import is_address
 from vizsla.seeding import counter_uniform
 from vizsla.types import SYMMETRIES, SYMMETRY_OF_ORIENTATION
 
@@ -222,10 +221,7 @@ def _bytes_of(source: Path | str | bytes) -> bytes:
             raise UnreadableError("it is a device, not a file", NOT_AN_IMAGE)
         data = storage.read_bytes(path)
     except FileNotFoundError as error:
-        cause = "there is no such file"
-        if is_address(path):
-            cause = "it is an address; download it first (urllib.request.urlretrieve(ADDRESS, FILE) does), and give the file"
-        raise UnreadableError(cause) from error
+        raise UnreadableError("there is no such file") from error
     except (OSError, ValueError) as error:  # the second where a name holds a zero byte
         reason = getattr(error, "strerror", None) or str(error)
         cause = "it is a folder" if os.path.isdir(path) else f"the system says {reason!r}"  # noqa: PTH112 (it raises nothing)

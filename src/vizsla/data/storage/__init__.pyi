@@ -1,5 +1,10 @@
 """What the other packages use of vizsla.data.storage."""
 
+from .addresses import BLOCK_BYTES as BLOCK_BYTES
+from .addresses import block_folder as block_folder
+from .addresses import list_files as list_files
+from .patterns import expand_shards as expand_shards
+from .patterns import names_shards as names_shards
 from .shards import Shard as Shard
 from .shards import index_folder as index_folder
 from .shards import open_shard as open_shard

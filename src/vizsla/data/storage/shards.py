@@ -12,12 +12,14 @@ import hashlib
 import json
 import os
 import posixpath
+import secrets
 import stat
 import tarfile
 import threading
 import zlib
 from array import array
 from bisect import bisect_left
+from io import BufferedReader, FileIO
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -25,10 +27,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from vizsla.data.storage import addresses
 from vizsla.errors import DataError, OutputError
-from vizsla.files import atomic_write
 from vizsla.machine import home_folder
-from vizsla.text import joined, quoted
+from vizsla.paths import is_address
+from vizsla.text import joined, one_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,20 +50,33 @@ def index_folder() -> Path:
     return home_folder() / "cache" / "shards"
 
 
+def key_of(name: str) -> str:
+    """Return what the files of one image share, as WebDataset has it: the name up to the first dot behind the folder."""
+    end = name.find(".", name.rfind("/") + 1)
+    return name if end < 0 else name[:end]
+
+
 class Shard:
     """A tar file with its index; its files are read in any order.
 
     Attributes:
-        path: The tar file.
+        path: The tar file, which may be at an address.
+        is_remote: Whether it is.
         modified_ns: When it was last written, nanoseconds since 1970.
         special: Names of its links and devices, which hold no image.
         has_end: Whether it ends as a tar does; else its last files may be missing.
     """
 
     def __init__(
-        self, path: str, *, arrays: Mapping[str, NDArray[Any]], note: Mapping[str, Any]
+        self,
+        path: str,
+        *,
+        is_remote: bool,
+        arrays: Mapping[str, NDArray[Any]],
+        note: Mapping[str, Any],
     ) -> None:
         self.path = path
+        self.is_remote = is_remote
         self.size: int = note["num_bytes"]
         self.modified_ns: int = note["modified_ns"]
         self.special: tuple[str, ...] = tuple(note["special"])
@@ -83,10 +99,15 @@ class Shard:
         """Return the length of a file; raise FileNotFoundError for one that the shard does not hold."""
         return self._lengths[self._position(name)]
 
-    def label(self, name: str) -> str | None:
-        """Return what a ``.cls`` file says, None where it is too long for a label; errors as ``num_bytes``."""
-        number = self._labels[self._position(name)]
-        return None if number < 0 else self._label_texts[number]
+    def labels(self) -> dict[str, str]:
+        """Return what each ``.cls`` file says, by its name without that ending; longer ones than any label are left out."""
+        labelled = (
+            (position, number) for position, number in enumerate(self._labels) if number >= 0
+        )
+        return {
+            _text(self._name(position)).removesuffix(".cls"): self._label_texts[number]
+            for position, number in labelled
+        }
 
     def read(self, name: str, *, last: int | None = None) -> bytes:
         """Return the bytes of a file, or its ``last`` ones; errors as ``num_bytes``."""
@@ -94,12 +115,25 @@ class Shard:
         offset, length = self._offsets[position], self._lengths[position]
         if last is not None and last < length:
             offset, length = offset + length - last, last
-        with open(self.path, "rb", buffering=0) as file:  # noqa: PTH123 (a Path for nothing)
-            file.seek(offset)
-            data = file.read(length)
+        if self.is_remote:
+            return addresses.read_range(self.path, offset, length)
+        data = self._pread(offset, length)
         if len(data) < length:
             raise OSError(errno.EIO, f"{self.path} ends before this file does")
         return data
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        if not hasattr(os, "pread"):  # Windows
+            with open(self.path, "rb", buffering=0) as file:  # noqa: PTH123 (a Path for nothing)
+                file.seek(offset)
+                return file.read(length)
+        # Opening the shard for each image would take as long as reading it. One that is replaced here closes with its last reader.
+        file = _FILES.get(self.path)
+        if file is None or file[0] is not self:
+            for earlier in list(_FILES)[: max(0, len(_FILES) + 1 - _MOST_OPEN)]:
+                _FILES.pop(earlier, None)
+            file = _FILES[self.path] = (self, open(self.path, "rb", buffering=0))  # noqa: PTH123, SIM115
+        return os.pread(file[1].fileno(), length, offset)
 
     def _name(self, position: int) -> bytes:
         return self._names[self._ends[position] : self._ends[position + 1]]
@@ -113,7 +147,9 @@ class Shard:
 
 
 _OPEN: dict[str, Shard] = {}
-_LOCK = threading.Lock()
+_FILES: dict[str, tuple[Shard, FileIO]] = {}
+_MOST_OPEN = 200  # A process may open 1,024 files as a rule, and some systems 256.
+_LOCKS: dict[str, threading.Lock] = {}
 
 
 def open_shard(path: str) -> Shard:
@@ -124,35 +160,47 @@ def open_shard(path: str) -> Shard:
         DataError: It is compressed, cut off or damaged.
         OutputError: The index cannot be kept.
     """
-    facts = os.stat(path)  # noqa: PTH116 (paid for every image)
+    try:
+        found = os.stat(path)  # noqa: PTH116 (paid for every image)
+        facts, is_remote = (found.st_size, found.st_mtime_ns), False
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    except FileNotFoundError:
+        if not is_address(path):
+            raise
+        facts, is_remote = addresses.facts_at(path), True
     known = _OPEN.get(path)
-    if known is not None and (known.size, known.modified_ns) == (facts.st_size, facts.st_mtime_ns):
+    if known is not None and (known.size, known.modified_ns) == facts:
         return known
-    if stat.S_ISDIR(facts.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    with _LOCK:
-        _OPEN[path] = shard = _indexed(path, facts)
+    with _LOCKS.setdefault(path, threading.Lock()):
+        _OPEN[path] = shard = _indexed(path, facts, is_remote=is_remote)
     return shard
 
 
-def _indexed(path: str, facts: os.stat_result) -> Shard:
-    name = hashlib.blake2b(os.path.abspath(path).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()  # fmt: skip  # noqa: PTH100
+def _indexed(path: str, facts: tuple[int, int], *, is_remote: bool) -> Shard:
+    place = path if is_remote else os.path.abspath(path)  # noqa: PTH100 (a link stays the link that was given)
+    name = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     file = index_folder() / f"{name}.safetensors"
-    about = {"version": _VERSION, "num_bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+    about = {"version": _VERSION, "num_bytes": facts[0], "modified_ns": facts[1]}
     if (kept := _kept(file, about)) is not None:
-        return Shard(path, arrays=kept[0], note=kept[1])
-    with open(path, "rb") as opened:  # noqa: PTH123
-        arrays, found = _read_index(opened, path=path, num_bytes=facts.st_size)
+        return Shard(path, is_remote=is_remote, arrays=kept[0], note=kept[1])
+    with (
+        BufferedReader(addresses.AddressFile(path), 1 << 18) if is_remote else open(path, "rb")  # noqa: PTH123
+    ) as opened:
+        arrays, found = _read_index(opened, path=path, num_bytes=facts[0])
     note = about | found
+    # Not synced, which takes 10 ms for each of a thousand shards: after a power cut an index is made again.
+    temporary = file.with_suffix(f".{secrets.token_hex(6)}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot keep the index of shards in the folder {file.parent}: {error.strerror}. Set VIZSLA_HOME to another folder."
-        ) from error
-    with atomic_write(file) as temporary:
         save_file(dict(arrays), temporary, metadata={"index": json.dumps(note)})
-    return Shard(path, arrays=arrays, note=note)
+        temporary.replace(file)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"Cannot keep the index of shards in the folder {file.parent}: {one_line(error)}. Set VIZSLA_HOME to another folder."
+        ) from error
+    return Shard(path, is_remote=is_remote, arrays=arrays, note=note)
 
 
 def _kept(

@@ -1,7 +1,6 @@
-"""Read an image by its path alone: a file, or a member of a tar shard, which is named as if the shard were a folder.
+"""Read an image by its path alone: a file, one at an address, or a member of a tar shard, named as if the shard were a folder.
 
-Ordinary files come first and cost one call of the system, as without this module. Only where that fails with "not a directory" or
-"no such file" is the path searched for a container. pictures/000.tar/cat/17.jpg is the member cat/17.jpg of pictures/000.tar.
+pets/000.tar/cat/17.jpg is the member cat/17.jpg of pets/000.tar. To see that a path is that of an ordinary file takes 0.3 microseconds.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from vizsla.data.storage import addresses
 from vizsla.data.storage.shards import open_shard
 from vizsla.paths import is_address
 
@@ -56,43 +56,51 @@ def read_bytes(path: Path | str, *, last: int | None = None) -> bytes:
 
     Raises:
         OSError: As for an ordinary file; a name that a shard does not hold is a FileNotFoundError.
-        DataError: The shard is damaged.
+        DataError: The shard is damaged, or its address cannot be reached.
     """
+    text = os.fspath(path)
+    if (found := _in_container(text)) is not None:
+        return found[0].read(found[1], last=last)
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a Path for nothing)
+        with open(text, "rb", buffering=0) as file:  # noqa: PTH123 (a Path for nothing)
             if last is not None:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - last))
             return file.read()
-    except (NotADirectoryError, FileNotFoundError):
-        if (found := _in_container(os.fspath(path))) is None:
+    except FileNotFoundError:
+        if not is_address(text):
             raise
-    container, name = found
-    return container.read(name, last=last)
+    num_bytes, _ = addresses.facts_at(text)
+    length = num_bytes if last is None else min(last, num_bytes)
+    return addresses.read_range(text, num_bytes - length, length)
 
 
 def facts_of(path: Path | str) -> Facts:
     """Return what changes when the bytes of an image do; errors as ``read_bytes``."""
+    text = os.fspath(path)
+    if (found := _in_container(text)) is not None:
+        return Facts(found[0].num_bytes(found[1]), found[0].modified_ns)
     try:
-        found = os.stat(path)  # noqa: PTH116 (a third of the time of Path.stat, and paid for every image)
-        return Facts(found.st_size, found.st_mtime_ns)
-    except (NotADirectoryError, FileNotFoundError):
-        if (held := _in_container(os.fspath(path))) is None:
+        facts = os.stat(text)  # noqa: PTH116 (a third of the time of Path.stat, and paid for every image)
+        return Facts(facts.st_size, facts.st_mtime_ns)
+    except FileNotFoundError:
+        if not is_address(text):
             raise
-    container, name = held
-    return Facts(container.num_bytes(name), container.modified_ns)
+    return Facts(*addresses.facts_at(text))
 
 
 def is_there(path: Path | str) -> bool:
-    """Return whether there is an image to read: a file, or a member of a shard.
+    """Return whether there is an image to read.
 
     Raises:
-        DataError: The shard is damaged.
+        DataError: As ``read_bytes``.
     """
-    if os.path.isfile(path):  # noqa: PTH113 (Path.is_file fails on names that are too long)
-        return True
-    found = _in_container(os.fspath(path))
+    text = os.fspath(path)
     try:
-        return found is not None and found[0].num_bytes(found[1]) >= 0
+        if (found := _in_container(text)) is not None:
+            return found[0].num_bytes(found[1]) >= 0
+        if os.path.isfile(text) or not is_address(text):  # noqa: PTH113 (Path.is_file fails on names that are too long)
+            return os.path.isfile(text)  # noqa: PTH113
+        return addresses.facts_at(text)[0] >= 0
     except FileNotFoundError:
         return False
 
@@ -105,7 +113,7 @@ def absolute(path: Path | str) -> str:
 def _in_container(path: str) -> tuple[Container, str] | None:
     """Return the container that a path leads into and the name in it, or None."""
     for found in _ENDS.finditer(path):
-        try:
+        try:  # a folder may have any name
             container = _OPENERS[found[0]](path[: found.end()])
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue

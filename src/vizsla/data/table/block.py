@@ -49,6 +49,7 @@ from vizsla.data.table.labels import (
     same_length,
     take_labels,
 )
+from vizsla.data.table.sources import holds_images
 from vizsla.data.table.splits import RandomSplitter, Split, Splitter
 from vizsla.errors import ConfigError, DataError, LabelError, Problem
 from vizsla.paths import ImagePaths
@@ -642,7 +643,7 @@ class DataBlock:
         chosen = items.iloc[used] if is_frame else [items[position] for position in used]
         get_x, get_y = self.getters_used()
         found, labels = _read_all(chosen, get_x, get_y)
-        is_folder = isinstance(source, str | Path) and Path(source).is_dir()
+        is_folder = isinstance(source, str | Path) and holds_images(Path(source))
         images = LabelledImages(
             root=Path(source if is_folder else path),
             paths=ImagePaths(map(_as_path, found)),

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from vizsla.data.storage.patterns import names_shards
 from vizsla.data.table.block import CategoryBlock, OutputBlock
 from vizsla.data.table.check import listing
 from vizsla.data.table.columns import (
@@ -31,7 +32,8 @@ from vizsla.data.table.labels import (
 )
 from vizsla.data.table.layout import layout_of
 from vizsla.data.table.packed import packed_images
-from vizsla.data.table.sources import check_folder, is_image_name, list_images
+from vizsla.data.table.shard_labels import labels_in_shards
+from vizsla.data.table.sources import check_folder, holds_images, is_image_name, list_images
 from vizsla.data.table.tables import (
     JSON_SUFFIXES,
     SAVE_AS_CSV,
@@ -78,13 +80,14 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
     """List the images of a folder or table with their labels, as stated; the arguments are those of ``resolve_data``."""
     kind, _, rest = labels.partition(":")
     from_folders = labels in ("auto", "folder")
-    if label_level is not None and (data.is_file() or not from_folders):
+    is_table = data.is_file() and not names_shards(data)
+    if label_level is not None and (is_table or not from_folders):
         raise ConfigError(
             "label_level says which level of folders names the class, and labels do not come from folders here. "
             f"Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave --label-level out."
         )
     words = table_words(labels)
-    if data.is_file():
+    if is_table:
         if is_image_name(data.name):
             raise DataError(
                 f"{quoted(data)} is an image. Give the folder that holds the images, or a CSV file."
@@ -104,11 +107,13 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
         images, splits, block = packed
         images, groups = _groups_in_paths(images, group) if group else (images, None)
         return Found(images=images, splits=splits, groups=groups, block=block)
-    check_folder(data)
+    if not holds_images(data):
+        check_folder(data)
     if labels == "auto" and label_level is None and (metadata := metadata_table(data)):
         return _find_in_metadata(metadata, data, group)
-    if from_folders:
-        return _find_in_folder(data, None, label_level, group)
+    if from_folders or labels == "cls" or kind == "json":
+        label_files = "" if label_level is not None or labels == "folder" else labels
+        return _find_in_folder(data, None, label_level, group, label_files=label_files)
     if labels == "none":
         found = _find_in_folder(data, _no_label, None, group)
         advice = "Label them: vizsla label DATA --labels none."
@@ -120,7 +125,7 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
         file = below if below.is_file() and not here.is_file() else here
         return _find_in_table(read_table(file), data, words, group)
     raise ConfigError(
-        f"labels is 'auto', 'folder', 'none', 'regex:PATTERN' or {TABLE_FORM!r}. Received: {labels!r}"
+        f"labels is 'auto', 'folder', 'none', 'regex:PATTERN', {TABLE_FORM!r}, or for shards 'cls' or 'json:FIELD'. Received: {labels!r}"
     )
 
 
@@ -129,13 +134,33 @@ def _no_label(_name: str) -> NoReturn:
 
 
 def _find_in_folder(
-    data: Path, labeller: Callable[[str], object] | None, label_level: int | None, group: str
+    data: Path,
+    labeller: Callable[[str], object] | None,
+    label_level: int | None,
+    group: str,
+    *,
+    label_files: str = "",
 ) -> Found:
+    """Find images whose labels their names say, or ``label_files`` in shards, see ``labels_in_shards``."""
     listing = list_images(data)
-    paths, in_doubt = listing.paths, listing.in_doubt
-    layout = layout_of(paths, (data,), label_level=label_level, need_classes=labeller is None)
+    paths, in_doubt, data = listing.paths, listing.in_doubt, listing.root
+    if label_files not in ("", "auto") and not listing.shards:
+        raise ConfigError(
+            f"Labels of .cls and .json files are read from shards, and {quoted(data)} holds image files. Received: labels {label_files!r}"
+        )
+    in_files = labels_in_shards(listing, label_files) if label_files and listing.shards else None
+    need_classes = labeller is None and in_files is None
+    layout = layout_of(paths, (data,), label_level=label_level, need_classes=need_classes)
     of_name = None if labeller is None else using_attr(labeller, "name")
-    labels = take_labels(paths, of_name) if of_name else folder_labels(paths, layout.classes)
+    notes = (*listing.notes, *layout.notes)
+    if in_files is not None:
+        labels, advice = tuple(in_files[0]), f"Labels are read from {in_files[1]} in the shards."
+        notes = (*notes, f"labels from {in_files[1]}")
+    elif of_name:
+        labels, advice = take_labels(paths, of_name), advice_about(of_name)
+    else:
+        labels = folder_labels(paths, layout.classes)
+        advice = FOLDER_ADVICE + _parent_hint(data, layout.classes)
     splits: list[str] | None = None
     beside: set[int] = set()
     if layout.splits is not None:  # images beside its folders, such as a sample, take no part
@@ -146,10 +171,8 @@ def _find_in_folder(
         paths=paths,
         in_doubt=in_doubt,
         labels=labels,
-        advice=advice_about(of_name)
-        if of_name
-        else FOLDER_ADVICE + _parent_hint(data, layout.classes),
-        notes=(*listing.notes, *layout.notes),
+        advice=advice,
+        notes=notes,
     ).without(beside)
     splits = splits and [split for split in splits if split]
     images, groups = _groups_in_paths(images, group) if group else (images, None)

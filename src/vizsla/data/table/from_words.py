@@ -65,7 +65,8 @@ def resolve_data(
     A split that is drawn has files with the same bytes in one set: those that it would tear apart move, see ``keep_together``.
 
     Args:
-        data: A folder of images, or a CSV file (``labels`` is then ``csv:`` with that file).
+        data: A folder of images; tar shards, as ``shards/{000..099}.tar``, with ``*``, or the folder that holds them and no image; a
+            folder or shards at an address that fsspec reads (``s3://...``); or a CSV file (``labels`` is then ``csv:`` with that file).
         labels: Where labels come from. ``"auto"``: files ``metadata.csv`` or ``metadata.jsonl`` beside the images, see
             ``metadata_table``, else the folders; refused where they contradict one another. ``"folder"``: the folders, see
             ``label_level``. ``"none"``: nowhere, only fixes name classes. ``"regex:PATTERN"``: the first group of the expression, searched in the file name.
@@ -75,6 +76,8 @@ def resolve_data(
             ``delimiter=TEXT`` after these means that an image has several labels, separated by it; several times
             ``label=COLUMN``, or ``label=*`` for all columns left, that each column is a label (zeros and ones) or holds
             one; ``kind=number`` that numbers are predicted.
+            Of shards also ``"cls"`` and ``"json:FIELD"``, the files beside the images, see ``labels_in_shards``; ``"auto"`` takes
+            these where there are any.
         valid: ``"auto"`` keeps the split that the data states: a column ``is_valid`` or ``split``, or folders under the
             usual names (``layout.SPLIT_WORDS``); without one a fifth is held out, of each class where an image has one, and
             of the images of each rare label where it has several. A number between 0 and 1 holds out that part, and is

@@ -101,12 +101,25 @@ def layout_of(
 
     counts = Counter(paths.folder_numbers)
     return read_layout(
-        [below(Path(folder)) for folder in paths.folders],
+        _out_of_shards([below(Path(folder)) for folder in paths.folders]),
         [counts[number] for number in range(len(paths.folders))],
         root=roots[0] if len(roots) == 1 else roots[0].parent,
         label_level=label_level,
         need_classes=need_classes,
     )
+
+
+def _out_of_shards(folders: Sequence[Parts]) -> list[Parts]:
+    """Return folders without the shards on the way; those that are named as a split (train-000.tar) stand for its folders."""
+    shards = {part for parts in folders for part in parts if part.lower().endswith(".tar")}
+    read = {shard: read_split_name(shard[:-4]) for shard in shards}
+    kinds = {split.split for split in read.values() if split}
+    is_split = None not in read.values() and "train" in kinds and len(kinds) > 1
+    stand_in = {
+        shard: (f"{split.prefix}_{split.split}".lstrip("_"),) if is_split and split else ()
+        for shard, split in read.items()
+    }
+    return [sum((stand_in.get(part, (part,)) for part in parts), ()) for parts in folders]
 
 
 def read_layout(

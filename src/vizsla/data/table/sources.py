@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import posixpath
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vizsla.data.storage.addresses import list_files, look_again
+from vizsla.data.storage.patterns import expand_shards, names_shards
+from vizsla.data.storage.shards import Shard, open_shard
+from vizsla.data.storage.storage import is_there
 from vizsla.errors import DataError
 from vizsla.lists import L
+from vizsla.machine import map_in_threads
 from vizsla.paths import ImagePaths, is_address
-from vizsla.text import counted, listed, quoted
+from vizsla.text import counted, joined, listed, quoted
+from vizsla.types import shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +62,11 @@ _OTHER_SUFFIXES = frozenset((
 # fmt: on
 """Endings of files that are not images; all other unknown ones are recognised by their first bytes."""
 
+LABEL_SUFFIXES = (".cls", ".json")
+"""Endings of files in a shard that hold the label of the image of the same name."""
+
+_SHARDS_AT_ONCE = 8
+
 MAX_NESTED_LINKS = 16
 """Symbolic links to folders that are followed on the way to one image."""
 
@@ -90,15 +103,19 @@ class Listing:
     """Images as they were found in a folder.
 
     Attributes:
+        root: What they are shown relative to: the folder, or that of the shards.
         paths: Sorted by their posix path.
         in_doubt: Positions of the links, which may point nowhere. All others are files, and each path is there once.
             ``None``: folders were given that lie in one another, and nothing is known.
         notes: What was left out, a line each.
+        shards: The tar files that hold them, if they are in shards.
     """
 
+    root: Path
     paths: ImagePaths
     in_doubt: tuple[int, ...] | None
     notes: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
 
 
 class LeftOut:
@@ -119,11 +136,25 @@ class LeftOut:
         self.special: list[str] = []
         self.hidden = 0
 
+    def takes(self, name: str) -> bool:
+        """Return whether a name in a shard or at an address is that of an image; note it if not."""
+        parts = name.split("/")
+        if any(part.startswith(".") for part in parts):
+            self.hidden += is_image_name(name)
+        elif system := next((part for part in parts[:-1] if part.casefold() in SYSTEM_FOLDERS), ""):
+            self.system += [] if system in self.system else [system]
+        elif is_image_name(parts[-1]):
+            return True
+        else:
+            suffix = _suffix(parts[-1]) or "(no extension)"
+            self.suffixes[suffix] += suffix not in LABEL_SUFFIXES
+        return False
+
     def notes(self, root: Path) -> tuple[str, ...]:
         """Return a line for each kind; folders are named relative to ``root``."""
 
         def names(folders: Sequence[str]) -> str:
-            shown = [Path(folder).relative_to(root).as_posix() for folder in folders[:5]]
+            shown = [shown_path(folder, root=root) for folder in folders[:5]]
             return ", ".join(shown) + (", ..." if len(folders) > 5 else "")
 
         kinds = [f"{suffix} ({number:,})" for suffix, number in self.suffixes.most_common(6)]
@@ -153,6 +184,10 @@ def list_images(
 ) -> Listing:
     """Return what ``get_image_files`` does, without making a ``Path`` for each image."""
     root = Path(path)
+    if names_shards(root):
+        return _list_shards(*expand_shards(root))
+    if is_address(root) and not root.is_dir():
+        return _list_address(root)
     check_folder(root)
     starts = [(root, recurse)]
     if folders is not None and recurse:
@@ -175,12 +210,92 @@ def list_images(
                 yield folder, names
 
     paths = ImagePaths.in_folders(runs())
+    if not paths and left_out.suffixes[".tar"]:
+        found = (file for start, _ in starts for file in start.rglob("*.tar") if file.is_file())
+        return _list_shards(root, sorted(map(str, found), key=_as_folder))
     if not paths:
         raise DataError(_no_images(root, left_out.suffixes, recurse=recurse))
     if len(starts) == 1 or _lie_apart([start for start, _ in starts]):
-        return Listing(paths=paths, in_doubt=tuple(links), notes=left_out.notes(root))
+        return Listing(root=root, paths=paths, in_doubt=tuple(links), notes=left_out.notes(root))
     texts = sorted(image.as_posix() for image in paths)
-    return Listing(paths=ImagePaths(texts), in_doubt=None, notes=left_out.notes(root))
+    return Listing(root=root, paths=ImagePaths(texts), in_doubt=None, notes=left_out.notes(root))
+
+
+def _as_folder(path: str) -> str:
+    return f"{path.replace(os.sep, '/')}/"
+
+
+def _list_shards(root: Path, shards: Sequence[str]) -> Listing:
+    """Return the images in shards, which are folders as far as names go; make the indexes that are missing.
+
+    Raises:
+        DataError: Shards do not exist, are cut off or damaged, all named at once; or they hold no image.
+    """
+    is_there(shards[0])  # where access is refused, one request is enough to say so
+    faults: list[str] = []
+
+    def opened(some: list[str]) -> list[Shard | None]:
+        found: list[Shard | None] = []
+        for shard in some:
+            look_again(shard)
+            opened_shard = None
+            try:
+                opened_shard = open_shard(shard)
+            except DataError as error:
+                faults.append(str(error))
+            except OSError as error:
+                cause = (
+                    "is not there"
+                    if isinstance(error, FileNotFoundError)
+                    else f"cannot be read: {error.strerror}"
+                )
+                faults.append(f"The shard {quoted(shard)} {cause}.")
+            found.append(opened_shard)
+        return found
+
+    is_remote = is_address(root) and not root.is_dir()
+    num_threads = min(len(shards), _SHARDS_AT_ONCE if is_remote else 1)  # one waits for the network
+    found = map_in_threads(opened, shards, num_threads=num_threads, together=1)
+    if faults:
+        raise DataError(
+            f"{len(faults)} of {counted(len(shards), 'shard')} cannot be used:\n{listed(sorted(faults))}\n"
+            "Bring them there, or leave them out of the pattern."
+        )
+    left_out = LeftOut()
+    notes: list[str] = []
+    links: list[str] = []
+
+    def runs() -> Iterator[tuple[str, list[str]]]:
+        for shard in filter(None, found):
+            names = [name for name in shard.names() if left_out.takes(name)]
+            for folder, inside in itertools.groupby(names, posixpath.dirname):
+                prefix = os.path.join(shard.path, folder, "")  # noqa: PTH118 (the separator at its end)
+                yield prefix, [posixpath.basename(name) for name in inside]
+            links.extend(f"{shard.path}/{name}" for name in shard.special if is_image_name(name))
+            if not shard.has_end:
+                notes.append(f"{quoted(shard.path)} does not end as a tar does: images may be missing at its end")  # fmt: skip
+
+    paths = ImagePaths.in_folders(runs())
+    if not paths:
+        raise DataError(_no_images(root, left_out.suffixes, recurse=True))
+    notes.insert(0, f"images in {counted(len(shards), 'shard')}")
+    if links:
+        notes.append(f"left out: {counted(len(links), 'image')} that are links in a shard: {joined(list(map(quoted, links)), limit=3)}")  # fmt: skip
+    notes += left_out.notes(root)
+    return Listing(root=root, paths=paths, in_doubt=(), notes=tuple(notes), shards=tuple(shards))
+
+
+def _list_address(root: Path) -> Listing:
+    """Return the images in a folder at an address, or in the shards that lie there if it holds no others."""
+    left_out = LeftOut()
+    names = list_files(str(root))
+    images = [name for name in names if left_out.takes(name)]
+    if images:
+        paths = ImagePaths(f"{root}/{name}" for name in images)
+        return Listing(root=root, paths=paths, in_doubt=(), notes=left_out.notes(root))
+    if left_out.suffixes[".tar"]:
+        return _list_shards(root, [f"{root}/{name}" for name in names if name.endswith(".tar")])
+    raise DataError(_no_images(root, left_out.suffixes, recurse=True))
 
 
 def _lie_apart(folders: Sequence[Path]) -> bool:
@@ -196,6 +311,13 @@ def is_image_name(name: str) -> bool:
     return _suffix(name) in IMAGE_SUFFIXES
 
 
+def holds_images(path: Path) -> bool:
+    """Return whether a path is one of many images, which ``list_images`` lists: a folder, shards, an address that is no image's."""
+    return (
+        path.is_dir() or names_shards(path) or (is_address(path) and not is_image_name(path.name))
+    )
+
+
 def check_folder(folder: Path) -> None:
     """Raise ``DataError`` if a folder does not exist, and list the folders that are there instead."""
     if folder.is_dir():
@@ -203,10 +325,6 @@ def check_folder(folder: Path) -> None:
     if folder.exists():
         what = "a file" if folder.is_file() else "a pipe or a device"
         raise DataError(f"{quoted(folder)} is {what}. Give the folder that holds the images.")
-    if is_address(folder):
-        raise DataError(
-            f"{quoted(folder)} is an address. Download the images and give their folder; in Python untar_data does both."
-        )
     if "*" in folder.name or folder.parts[:1] == ("~",):
         raise DataError(
             f"There is no folder {quoted(folder)}. Names are taken as they are: * and ~ stand for nothing else here."

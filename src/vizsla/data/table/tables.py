@@ -426,17 +426,17 @@ def _labels_of(
 ) -> Sequence[Any]:
     """Return the label of each row: its cell, or a list where there are several columns or a delimiter."""
     if not several and delimiter is None:
-        return _clean_labels(table.column(columns[0]))
+        return clean_labels(table.column(columns[0]))
     rows = [list(cells) for cells in zip(*map(table.column, columns), strict=True)]
     if delimiter is not None:
         rows = [[one for cell in cells for one in split_labels(cell, delimiter)] for cells in rows]
     # All at once, so that 10 does not come before 9 because of an empty cell in another column.
     filled = [cell for cells in rows for cell in cells if not is_missing(cell)]
-    cleaned = iter(_clean_labels(filled))
+    cleaned = iter(clean_labels(filled))
     return [[None if is_missing(cell) else next(cleaned) for cell in cells] for cells in rows]
 
 
-def _clean_labels(cells: Sequence[Any]) -> Sequence[Any]:
+def clean_labels(cells: Sequence[Any]) -> Sequence[Any]:
     """Strip text, and read it as numbers if all cells are whole ones as Python writes them: 10 is sorted after 9."""
     stripped = [cell.strip() if isinstance(cell, str) else cell for cell in cells]
     if all(isinstance(cell, str) and re.fullmatch(r"-?[1-9]\d{0,17}|0", cell) for cell in stripped):
