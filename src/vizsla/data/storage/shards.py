@@ -7,6 +7,7 @@ time changes is read again. N: files in a shard.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -19,7 +20,7 @@ import threading
 import zlib
 from array import array
 from bisect import bisect_left
-from io import BufferedReader, FileIO
+from io import BufferedReader
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -132,8 +133,8 @@ class Shard:
         if file is None or file[0] is not self:
             for earlier in list(_FILES)[: max(0, len(_FILES) + 1 - _MOST_OPEN)]:
                 _FILES.pop(earlier, None)
-            file = _FILES[self.path] = (self, open(self.path, "rb", buffering=0))  # noqa: PTH123, SIM115
-        return os.pread(file[1].fileno(), length, offset)
+            file = _FILES[self.path] = (self, _OpenFile(self.path))
+        return os.pread(file[1].descriptor, length, offset)
 
     def _name(self, position: int) -> bytes:
         return self._names[self._ends[position] : self._ends[position + 1]]
@@ -146,8 +147,19 @@ class Shard:
         return position
 
 
+class _OpenFile:
+    """A file that is open for as long as somebody holds this."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it could not be opened
+            os.close(self.descriptor)
+
+
 _OPEN: dict[str, Shard] = {}
-_FILES: dict[str, tuple[Shard, FileIO]] = {}
+_FILES: dict[str, tuple[Shard, _OpenFile]] = {}
 _MOST_OPEN = 200  # A process may open 1,024 files as a rule, and some systems 256.
 _LOCKS: dict[str, threading.Lock] = {}
 
