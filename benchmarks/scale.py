@@ -157,9 +157,9 @@ def _read_all(folder: str, *, is_shuffled: bool) -> Figures:
 
 def of_webdataset(folder: str) -> Figures:
     """Read samples with webdataset, which streams them in order; nothing is decoded."""
-    import webdataset
+    from webdataset.compat import WebDataset
 
-    return _timed(lambda: sum(1 for _ in webdataset.WebDataset(_some(folder), shardshuffle=False)))
+    return _timed(lambda: sum(1 for _ in WebDataset(_some(folder), shardshuffle=False)))
 
 
 def of_datasets(folder: str) -> Figures:

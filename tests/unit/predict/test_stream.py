@@ -110,7 +110,6 @@ def test_what_cannot_work_is_refused_before_anything_is_computed():
         (PathSource(), "No images"),
         (PathSource(paths=["-"], lists=["-"]), "more than once"),
         (PathSource(lists=["none.txt"]), "no such file or folder:\n  'none.txt'"),
-        (PathSource(paths=["https://example.org/a.jpg"]), "download"),
     ):
         with pytest.raises(DataError, match=words):
             source.check()

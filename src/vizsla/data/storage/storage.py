@@ -1,6 +1,6 @@
 """Read an image by its path alone: a file, one at an address, or a member of a tar shard, named as if the shard were a folder.
 
-pets/000.tar/cat/17.jpg is the member cat/17.jpg of pets/000.tar. To see that a path is that of an ordinary file takes 0.3 microseconds.
+pets/000.tar/cat/17.jpg is the member cat/17.jpg of pets/000.tar.
 """
 
 from __future__ import annotations
