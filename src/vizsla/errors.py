@@ -143,6 +143,7 @@ PACKAGES_OF_EXTRA = {
     "demo": ("elpv-dataset", "jinja2"),
     "executorch": ("executorch",),
     "heic": ("pillow-heif",),
+    "hf": ("datasets",),
     "log": ("mlflow", "tensorboard", "wandb"),
     "notebook": ("ipykernel", "ipython", "ipywidgets", "scikit-learn"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),

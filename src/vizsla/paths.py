@@ -140,8 +140,8 @@ class ImagePaths(Sequence[Path]):
 
 
 def is_address(path: Path | str) -> bool:
-    """Return whether a path is an address on the internet; ``Path`` makes one slash of two."""
-    return re.match(r"\w[\w.+-]+:/", str(path)) is not None
+    """Return whether a path is an address on the internet, or names a dataset there (hf:OWNER/NAME); ``Path`` makes one slash of two."""
+    return re.match(r"\w[\w.+-]+:/|hf:\w", str(path)) is not None
 
 
 def _encoded(name: str) -> bytes:

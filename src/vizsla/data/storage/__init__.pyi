@@ -5,6 +5,11 @@ from .addresses import block_folder as block_folder
 from .addresses import list_files as list_files
 from .patterns import expand_shards as expand_shards
 from .patterns import names_shards as names_shards
+from .rows import HUB as HUB
+from .rows import Rows as Rows
+from .rows import is_saved_dataset as is_saved_dataset
+from .rows import open_rows as open_rows
+from .rows import open_splits as open_splits
 from .shards import Shard as Shard
 from .shards import index_folder as index_folder
 from .shards import open_shard as open_shard

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vizsla.data.storage import addresses
+from vizsla.data.storage.rows import HUB, is_saved_split, open_rows
 from vizsla.data.storage.shards import open_shard
 from vizsla.paths import is_address
 
@@ -47,7 +48,7 @@ class Container(Protocol):
         ...
 
 
-_OPENERS: dict[str, Callable[[str], Container]] = {".tar": open_shard}
+_OPENERS: dict[str, Callable[[str], Container]] = {".tar": open_shard, ".parquet": open_rows}
 _ENDS = re.compile(rf"(?:{'|'.join(map(re.escape, _OPENERS))})(?=[/\\])")
 
 
@@ -67,6 +68,8 @@ def read_bytes(path: Path | str, *, last: int | None = None) -> bytes:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - last))
             return file.read()
     except FileNotFoundError:
+        if (found := _in_saved_dataset(text)) is not None:
+            return found[0].read(found[1], last=last)
         if not is_address(text):
             raise
     num_bytes, _ = addresses.facts_at(text)
@@ -83,6 +86,8 @@ def facts_of(path: Path | str) -> Facts:
         facts = os.stat(text)  # noqa: PTH116 (a third of the time of Path.stat, and paid for every image)
         return Facts(facts.st_size, facts.st_mtime_ns)
     except FileNotFoundError:
+        if (found := _in_saved_dataset(text)) is not None:
+            return Facts(found[0].num_bytes(found[1]), found[0].modified_ns)
         if not is_address(text):
             raise
     return Facts(*addresses.facts_at(text))
@@ -98,8 +103,12 @@ def is_there(path: Path | str) -> bool:
     try:
         if (found := _in_container(text)) is not None:
             return found[0].num_bytes(found[1]) >= 0
-        if os.path.isfile(text) or not is_address(text):  # noqa: PTH113 (Path.is_file fails on names that are too long)
-            return os.path.isfile(text)  # noqa: PTH113
+        if os.path.isfile(text):  # noqa: PTH113 (Path.is_file fails on names that are too long)
+            return True
+        if (found := _in_saved_dataset(text)) is not None:
+            return found[0].num_bytes(found[1]) >= 0
+        if not is_address(text):
+            return False
         return addresses.facts_at(text)[0] >= 0
     except FileNotFoundError:
         return False
@@ -118,4 +127,13 @@ def _in_container(path: str) -> tuple[Container, str] | None:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         return container, path[found.end() + 1 :].replace(os.sep, "/")
+    if path.startswith(HUB) and not path.startswith(f"{HUB}{os.sep}"):
+        place, _, name = path.rpartition(os.sep)
+        return open_rows(place), name
     return None
+
+
+def _in_saved_dataset(path: str) -> tuple[Container, str] | None:
+    """Return the saved dataset that a missing path leads into, and the row; its folder has any name, so this costs a look."""
+    place, name = os.path.split(path)
+    return (open_rows(place), name) if name and is_saved_split(place) else None

@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vizsla.data.storage.patterns import names_shards
-from vizsla.data.table.block import CategoryBlock, OutputBlock
+from vizsla.data.table.block import CategoryBlock, OutputBlock, RegressionBlock
 from vizsla.data.table.check import listing
 from vizsla.data.table.columns import (
     LABEL_COLUMNS,
@@ -32,6 +32,7 @@ from vizsla.data.table.labels import (
 )
 from vizsla.data.table.layout import layout_of
 from vizsla.data.table.packed import packed_images
+from vizsla.data.table.row_sources import RowTable, table_of_rows
 from vizsla.data.table.shard_labels import labels_in_shards
 from vizsla.data.table.sources import check_folder, holds_images, is_image_name, list_images
 from vizsla.data.table.tables import (
@@ -86,6 +87,8 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
             "label_level says which level of folders names the class, and labels do not come from folders here. "
             f"Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave --label-level out."
         )
+    if (rows := table_of_rows(data, labels, group)) is not None:
+        return _find_in_rows(rows, group)
     words = table_words(labels)
     if is_table:
         if is_image_name(data.name):
@@ -255,7 +258,26 @@ def _other_classes(data: Path, images: LabelledImages) -> Sequence[str]:
     return classes if differ and len(classes) > 1 else ()
 
 
-def _find_in_table(table: Table, folder: Path, words: TableWords, group: str) -> Found:
+def _find_in_rows(rows: RowTable, group: str) -> Found:
+    """Return the images of a Hugging Face dataset or of Parquet files; classes keep the order that their column gives them."""
+    found = _find_in_table(rows.table, rows.folder, rows.words, group, locate=ImagePaths)
+    images = replace(found.images, in_doubt=())
+    own = [label if isinstance(label, list) else [label] for label in images.labels]
+    known = {str(name): name for names in own for name in names if not is_missing(name)}
+    vocab = [known[name.strip()] for name in rows.classes if name.strip() in known]
+    block = replace(found.block, vocab=vocab) if vocab and not isinstance(found.block, RegressionBlock) else found.block  # fmt: skip
+    return replace(found, images=images, block=block)
+
+
+def _find_in_table(
+    table: Table,
+    folder: Path,
+    words: TableWords,
+    group: str,
+    *,
+    locate: Callable[[Sequence[Any]], Sequence[Path]] | None = None,
+) -> Found:
+    """Return the images of a table; ``locate`` gives their paths, None looks for their names below the folder."""
     if words.group and group not in ("", words.group):
         raise ConfigError(
             f"The groups are named twice. Received: group={words.group} among the labels, and group {group!r}"
@@ -275,7 +297,7 @@ def _find_in_table(table: Table, folder: Path, words: TableWords, group: str) ->
         label=label_columns if several else label_columns[0],
         split=split,
         delimiter=words.delimiter or None,
-        locate=partial(locate_by_name, folder=folder, notes=notes, problems=problems),
+        locate=locate or partial(locate_by_name, folder=folder, notes=notes, problems=problems),
     )
     if not words.label and words.kind == "class":
         problems += labels_to_refuse(table, label_columns[0], image=image_column)

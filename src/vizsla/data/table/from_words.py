@@ -66,7 +66,9 @@ def resolve_data(
 
     Args:
         data: A folder of images; tar shards, as ``shards/{000..099}.tar``, with ``*``, or the folder that holds them and no image; a
-            folder or shards at an address that fsspec reads (``s3://...``); or a CSV file (``labels`` is then ``csv:`` with that file).
+            folder or shards at an address that fsspec reads (``s3://...``); a folder that ``pack`` wrote; a CSV file (``labels`` is then
+            ``csv:`` with that file); a Parquet file or a folder of them, a folder that ``save_to_disk`` of ``datasets`` wrote, or
+            ``hf:OWNER/NAME`` (``labels`` is then ``"auto"`` or ``hf:COLUMN``, followed by words as for a table).
         labels: Where labels come from. ``"auto"``: files ``metadata.csv`` or ``metadata.jsonl`` beside the images, see
             ``metadata_table``, else the folders; refused where they contradict one another. ``"folder"``: the folders, see
             ``label_level``. ``"none"``: nowhere, only fixes name classes. ``"regex:PATTERN"``: the first group of the expression, searched in the file name.
