@@ -197,7 +197,9 @@ def train_on(
             name,
             *("-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{first}:29400", "--rdzv-id", "test"),
-            *("--local-addr", address, "--max-restarts", 2),
+            # Names are not resolved here, by which torchrun would know who is the first.
+            *("--rdzv-conf", f"is_host={address == first}", "--local-addr", address),
+            *("--max-restarts", 2),
             *("-m", "vizsla", "train", data[name], *TRAIN, "--out", "run", *options),
             folder=tmp_path / name,
         )

@@ -139,7 +139,11 @@ def as_one(
         from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 
         state = powerSGD_hook.PowerSGDState(
-            None, matrix_approximation_rank=POWER_SGD_RANK, start_powerSGD_iter=2
+            None,
+            matrix_approximation_rank=POWER_SGD_RANK,
+            start_powerSGD_iter=2,
+            # With 0, gradients of a lower rank become nan.
+            orthogonalization_epsilon=1e-8,  # pyright: ignore[reportArgumentType] (by its default torch declares an int)
         )
         together.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     elif compression != "none":
