@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -40,15 +39,10 @@ def alone(data: Path, python: Callable[..., str]) -> Path:
     return out
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def torchrun(world: int, *options: object) -> tuple[object, ...]:
     """Return the words for Python that start processes on this machine."""
-    words = ("-m", "torch.distributed.run", "--nproc-per-node", world, "--master-port", free_port())
+    # Not with a port of our own: processes that are started again would find the addresses of those before them there.
+    words = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", world)
     return (*words, *options, "-m", "vizsla", "train")
 
 
