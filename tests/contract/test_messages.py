@@ -17,7 +17,7 @@ SIGNATURES = json.loads((REPOSITORY / "tests" / "golden" / "signatures.json").re
 # Of other libraries, and of functions that only programs and vizsla itself call.
 FOREIGN = {"max_results", "weights_only", "persistent", "project", "buffered_bytes", "body_bytes", "fits", "level", "momenta", "on_bad", "stages", "statistics", "successes", "trials"}  # fmt: skip
 # Of pip and torchrun.
-FOREIGN_OPTIONS = {"force-reinstall", "nproc-per-node", "upgrade"}
+FOREIGN_OPTIONS = {"concatenate", "force-reinstall", "max-restarts", "nproc-per-node", "upgrade"}
 ARGUMENT = re.compile(r"(?<![\w.\-/&?])([a-z_]\w*)=(?!=)")
 IN_BRACKETS = re.compile(r"\(([a-z]+_[a-z_]+)\)")
 OPTION = re.compile(r"(?<![\w\-])--([a-z][a-z0-9-]+)")

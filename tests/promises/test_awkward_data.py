@@ -61,7 +61,7 @@ FILES: tuple[tuple[str, str | bytes, int, str], ...] = (
     ("l.json", json.dumps({"0.png": "a", "1.png": "b"}), 2, "single JSON object, with the keys '0.png', '1.png'"),
     ("l.json", "", 2, "empty"),
     ("l.zip", b"PK\x03\x04", 2, "Unpack it"),
-    ("l.parquet", b"PAR1", 2, "CSV UTF-8"),
+    ("l.parquet", b"PAR1", 2, "Write it again"),
 )  # fmt: skip
 
 

@@ -160,6 +160,8 @@ def open_splits(source: str) -> dict[str, Rows]:
 @lru_cache(maxsize=4096)
 def _open(path: str, _num_bytes: int, _modified_ns: int) -> Rows:
     datasets = _library()
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would print what the error says
     try:
         if path.endswith(".parquet"):
             folder = home_folder() / "cache" / "datasets"
@@ -169,6 +171,8 @@ def _open(path: str, _num_bytes: int, _modified_ns: int) -> Rows:
         raise DataError(
             f"{quoted(path)} cannot be read: {one_line(error)}. Write it again."
         ) from error
+    finally:
+        datasets.logging.set_verbosity(level)
 
 
 @lru_cache(maxsize=64)
