@@ -69,6 +69,7 @@ class Classifier(nn.Module):
         self.vocab = tuple(vocab)
         self.task: Task = task
         self.class_type: ClassType = class_type
+        self.is_grey = backbone.preprocessing.grey
         # Not saved with the weights: they are in the backbone's preprocessing, and once is enough.
         mean = torch.tensor(backbone.preprocessing.mean).view(1, -1, 1, 1)
         std = torch.tensor(backbone.preprocessing.std).view(1, -1, 1, 1)
@@ -117,7 +118,7 @@ class Classifier(nn.Module):
                 "A classifier takes floating point images (B, 3, H, W), or grey ones (B, 1, H, W), with values 0-1. "
                 f"Received: {images.dtype} {tuple(images.shape)}. Images of bytes become floats in the augmentation."
             )
-        if self.preprocessing.grey:
+        if self.is_grey:
             images = in_grey(images)
         return (images - self.mean) / self.std
 

@@ -12,11 +12,15 @@ import inspect
 import os
 import platform
 import re
+import secrets
+import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.overrides import TorchFunctionMode
 
 from vizsla import __version__
@@ -35,6 +39,9 @@ _LOST_PROCESS = re.compile(r"gloo|NCCL|TCPStore|Connection (closed|reset)|Broken
 """What torch says when a process that it waits for is gone."""
 
 VERSIONS = {"the version of vizsla": __version__, "the version of torch": torch.__version__}
+
+SECONDS_TO_JOIN = 1800
+"""How long a process waits for the first one, as torch does."""
 
 MOST_NAMED = 5
 """Differences between processes that an error names."""
@@ -70,7 +77,11 @@ def start(device: str = "auto") -> Generator[torch.device | None]:
     if on_cuda:
         torch.cuda.set_device(own)
     try:
-        distributed.init_process_group("nccl" if on_cuda else "gloo")
+        store, rank, _ = next(rendezvous("env://"))
+        store = _own_part(store, rank=rank, world=world)
+        distributed.init_process_group(
+            "nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=world
+        )
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
@@ -91,6 +102,30 @@ def start(device: str = "auto") -> Generator[torch.device | None]:
         ) from error
     finally:
         distributed.destroy_process_group()
+
+
+def _own_part(store: Store, *, rank: int, world: int) -> Store:
+    """Return a part of the processes' common store into which no earlier process has written.
+
+    torchrun keeps one store for all restarts (torch 2.14), and gloo takes the addresses in it for those of the new processes. So the
+    first process names a new part, and each other one waits until that has heard itself and not one that is gone.
+    """
+    own = secrets.token_hex(8)
+    if rank == 0:
+        store.set("part", own)
+        heard = {other: store.get(f"{own}/{other}").decode() for other in range(1, world)}
+        for other, token in heard.items():
+            store.set(f"{own}/{other}/heard", token)
+        return PrefixStore(own, store)
+    until = time.monotonic() + SECONDS_TO_JOIN
+    while time.monotonic() < until:
+        part = store.get("part").decode()
+        store.set(f"{part}/{rank}", own)
+        answer = f"{part}/{rank}/heard"
+        if store.check([answer]) and store.get(answer).decode() == own:
+            return PrefixStore(part, store)
+        time.sleep(0.05)
+    raise RuntimeError("the first process did not answer")
 
 
 def share() -> tuple[int, int]:
