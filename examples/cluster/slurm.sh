@@ -13,7 +13,7 @@ set -euo pipefail
 
 data="${1:?DATA, where all machines see it}"
 out="${2:?OUT, the folder of the run}"
-first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)"
 
 # Each machine keeps its own cache, on its own disk.
 export VIZSLA_HOME="${TMPDIR:-/tmp}/vizsla-$SLURM_JOB_ID"
