@@ -41,9 +41,10 @@ from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from vizsla.augment.batch_augmentation import BatchTransform
+    from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms
     from vizsla.evaluate.predictions import Predictions
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
@@ -166,7 +167,11 @@ def try_end_to_end(
     num_rest, num_held = len(held_out.rest), len(held_out.held)
     num_all = num_rest + num_held
     trainer = end_to_end_trainer(
-        _like(loaders, part), classifier, config=config, display=display, flips=flips
+        _like(loaders, part, resize=loaders.reader.items),
+        classifier,
+        config=config,
+        display=display,
+        flips=flips,
     )
     before = trainer.predictions()
     steps = len(trainer.dls.train)
@@ -234,11 +239,18 @@ def train_end_to_end(
     )
 
 
-def _like(loaders: DataLoaders, table: ImageTable) -> DataLoaders:
-    """Return loaders of another table that prepare its images as in validation."""
+def _like(
+    loaders: DataLoaders,
+    table: ImageTable,
+    *,
+    resize: ItemTransforms | ItemPipeline,
+    transforms: Sequence[BatchTransform] = (),
+) -> DataLoaders:
+    """Return loaders with the options of others."""
     return DataLoaders(
         table,
-        resize=loaders.reader.items,
+        resize=resize,
+        transforms=transforms,
         batch_size=loaders.bs,
         seed=loaders.seed,
         num_workers=loaders.num_workers,
@@ -347,17 +359,11 @@ def end_to_end_trainer(
 ) -> Trainer:
     """Return a trainer of everything but the norms; its arguments are those of ``train_end_to_end``."""
     flips = Flips.asked_for(config) if flips is None else flips
-    training = DataLoaders(
+    training = _like(
+        loaders,
         loaders.table,
         resize=loaders.reader.items if config.augment == "none" else config.resizing(presized=True),
         transforms=_training_transforms(config, size=loaders.final_size, flips=flips),
-        batch_size=loaders.bs,
-        seed=loaders.seed,
-        num_workers=loaders.num_workers,
-        device=loaders.device,
-        cache=loaders.cache,
-        truncated=loaders.reader.truncated,
-        balance=loaders.balance,
     )
     training.valid = loaders.valid  # prepared as before
     trainer = Trainer(
