@@ -6,7 +6,7 @@ Nothing heavy is imported, so that ``vizsla train --help`` answers at once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from vizsla.errors import ConfigError
@@ -266,3 +266,9 @@ def _is_share(text: str, *, least: float) -> bool:
 
 def _is_whole(value: object, *, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def at_size(config: TrainConfig, size: int) -> TrainConfig:
+    """Return the options with another size, and the presize no smaller."""
+    presize = config.presize if isinstance(config.presize, str) else max(config.presize, size)
+    return replace(config, size=size, presize=presize)

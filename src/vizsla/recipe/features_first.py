@@ -28,6 +28,7 @@ from vizsla.infer.streamline import StreamlinedOnce
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import FeatureHead
+from vizsla.recipe.config import at_size
 from vizsla.recipe.flips import Flips, without_harmful
 from vizsla.recipe.head_fit import (
     ROWS_AT_ONCE,
@@ -270,11 +271,17 @@ def features_first(
 def hold_out(table: ImageTable, rows: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
     """Return positions in ``rows`` to train on and to hold out, a part of each class in both."""
     share = min(HELD_SHARE, MOST_HELD / len(rows))
-    targets = table.targets[rows]
-    groups = targets.tolist() if table.task == "category" else [0] * len(rows)
-    split = stratified_split(groups, valid_fraction=share, seed=derive_seed(seed, "held out"))
-    rest, held = (torch.as_tensor(positions, dtype=torch.int64) for positions in split)
-    return rest, held
+    return divide_rows(table, rows, share=share, seed=derive_seed(seed, "held out"))
+
+
+def divide_rows(
+    table: ImageTable, rows: Tensor, *, share: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return positions in ``rows``, int64: of the larger part and of the ``share``, a part of each class in both."""
+    groups = table.targets[rows].tolist() if table.task == "category" else [0] * len(rows)
+    split = stratified_split(groups, valid_fraction=share, seed=seed)
+    rest, chosen = (torch.as_tensor(positions, dtype=torch.int64) for positions in split)
+    return rest, chosen
 
 
 def load_network(config: TrainConfig, earlier: EarlierModel | None = None) -> Backbone:
@@ -306,8 +313,7 @@ def fit_size(config: TrainConfig, backbone: Backbone) -> tuple[TrainConfig, tupl
         notes.append(
             f"The network {spec.name} sees patches of {patch} pixels: images are of {size} x {size} pixels, not {config.size}."
         )
-        presize = config.presize if isinstance(config.presize, str) else max(config.presize, size)
-        config = replace(config, size=size, presize=presize)
+        config = at_size(config, size)
     return config, tuple(notes)
 
 

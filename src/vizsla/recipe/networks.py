@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vizsla.data.table.splits import stratified_split
 from vizsla.errors import ConfigError, VizslaError, install_command
 from vizsla.evaluate.metrics import measure
 from vizsla.evaluate.statistics import normal_quantile
@@ -25,7 +24,7 @@ from vizsla.infer.run import Features, extract_features, table_predictions
 from vizsla.infer.streamline import StreamlinedOnce
 from vizsla.models.backbones import build_backbone, local_networks
 from vizsla.models.names import JOIN
-from vizsla.recipe.features_first import pooling_classifier
+from vizsla.recipe.features_first import divide_rows, pooling_classifier
 from vizsla.recipe.head_fit import FeatureLayout, default_setting, fit_feature_head
 from vizsla.seeding import derive_seed
 from vizsla.text import counted
@@ -188,9 +187,7 @@ def _sample(loaders: DataLoaders, *, most: int) -> Tensor:
     rows, table = loaders.train.rows.sort().values, loaders.table
     if len(rows) <= most:
         return rows
-    groups = table.targets[rows].tolist() if table.task == "category" else [0] * len(rows)
-    chosen = stratified_split(groups, valid_fraction=most / len(rows), seed=loaders.seed)[1]
-    return rows[torch.tensor(chosen)]
+    return rows[divide_rows(table, rows, share=most / len(rows), seed=loaders.seed)[1]]
 
 
 def _try_network(

@@ -24,7 +24,7 @@ from vizsla.infer.stored_features import FeatureStore
 from vizsla.machine import home_folder, parse_bytes
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import build_head
-from vizsla.recipe.config import AUTO, TrainConfig
+from vizsla.recipe.config import AUTO, TrainConfig, at_size
 from vizsla.recipe.end_to_end import (
     END_TO_END,
     BestState,
@@ -434,12 +434,6 @@ def further_features(config: TrainConfig, backbone: Backbone) -> list[tuple[Trai
         return []
     larger, _ = fit_size(at_size(config, LARGER_SIZE), backbone)
     return [(larger, (larger.size / usual) ** 2)]
-
-
-def at_size(config: TrainConfig, size: int) -> TrainConfig:
-    """Return the options with another size, and the presize no smaller."""
-    presize = config.presize if isinstance(config.presize, str) else max(config.presize, size)
-    return replace(config, size=size, presize=presize)
 
 
 def loaders_for(

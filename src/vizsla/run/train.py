@@ -41,11 +41,11 @@ from vizsla.evaluate.thresholds import (
 from vizsla.files import atomic_write
 from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import MANIFEST_KEY, safetensors_header, save_bundle
-from vizsla.recipe.config import AUTO, USUAL_THRESHOLD, DataConfig
+from vizsla.recipe.config import AUTO, USUAL_THRESHOLD, DataConfig, at_size
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.features_first import fit_size
 from vizsla.recipe.going_on import beside, check_classes, choices_of
-from vizsla.recipe.recipe import TrainedRun, at_size, cache_for, network_of_run, train_classifier
+from vizsla.recipe.recipe import TrainedRun, cache_for, network_of_run, train_classifier
 from vizsla.report.build import ReportContent, check_report_installed
 from vizsla.run import folder as files
 from vizsla.run.report import write_explained
