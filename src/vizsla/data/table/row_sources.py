@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vizsla.data.storage import HUB, is_saved_dataset, open_rows, open_splits
 from vizsla.data.table.columns import LABEL_COLUMNS, SPLIT_COLUMNS
 from vizsla.data.table.layout import read_split_name
-from vizsla.data.table.sources import list_images
+from vizsla.data.table.sources import SYSTEM_FOLDERS, is_image_name, list_images
 from vizsla.data.table.tables import Table
 from vizsla.data.table.words import TableWords, table_words
 from vizsla.errors import ConfigError, DataError, TableError
@@ -100,11 +100,37 @@ def _parts_of(data: Path) -> Iterator[tuple[str, Rows]]:
     elif is_saved_dataset(data) or (text.startswith(HUB) and not data.exists()):
         for split, rows in open_splits(text).items():
             yield os.path.join(text, split) if split else text, rows  # noqa: PTH118
-    elif files := sorted(map(str, (*data.glob("*.parquet"), *data.glob("*/*.parquet")))):
+    elif files := _parquet_files(data):
         try:
             list_images(data)  # a folder of images may have a table beside them
         except DataError:
             yield from ((file, open_rows(file)) for file in files)
+
+
+def _parquet_files(folder: Path) -> list[str]:
+    """Return the Parquet files in a folder and the folders right below it, sorted; none as soon as an image is seen there.
+
+    So a folder of a million images, which is listed afterwards, is not listed twice.
+    """
+    found: list[str] = []
+    folders = [str(folder)]
+    for place in folders:  # grows while the first one is read
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".parquet"):
+                        found.append(entry.path)
+                    elif is_image_name(entry.name) and entry.name[0] != "." and entry.is_file():
+                        return []
+                    elif (
+                        place is folders[0]
+                        and entry.is_dir()
+                        and entry.name.casefold() not in SYSTEM_FOLDERS
+                    ):
+                        folders.append(entry.path)
+        except OSError:  # whoever lists the images says so
+            continue
+    return sorted(found)
 
 
 def _words_of(labels: str, *, source: str) -> TableWords:
