@@ -156,12 +156,14 @@ def walk_images(folder: Path) -> Iterator[str]:
     Raises:
         DataError: A folder cannot be read, or holds no image; a shard is damaged.
     """
-    if not folder.is_dir() or not any(walk_folders(str(folder), "")):  # shards, or nothing
+    has_images = False
+    if folder.is_dir():
+        for prefix, names, _ in walk_folders(str(folder), os.path.join(folder, "")):  # noqa: PTH118 (the separator at its end)
+            has_images = True
+            for name in names:
+                yield prefix + name
+    if not has_images:  # shards, or nothing
         yield from list_images(folder).paths.texts()
-        return
-    for prefix, names, _ in walk_folders(str(folder), os.path.join(folder, "")):  # noqa: PTH118 (the separator at its end)
-        for name in names:
-            yield prefix + name
 
 
 def _exists(path: Path) -> bool:
