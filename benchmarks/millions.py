@@ -44,7 +44,7 @@ def fit(options: argparse.Namespace) -> None:
         print(
             f"{number:,} x {NUM_FEATURES:,} features of {NUM_CLASSES} classes written in {made['seconds']:.0f} s\n"
         )
-        print(head("head", "fitted on", "s", "peak memory, MB", "left out, %", "new images, %"))
+        print(head("head", "fitted on", "s", "peak memory, MB", "left out: right", "new: right"))
         for kind, part in (("linear", 50_000), ("linear", number), ("both", number)):
             found = in_own_process(
                 "millions:fit_once", folder=folder, number=number, part=part, kind=kind
