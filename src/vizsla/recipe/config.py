@@ -34,7 +34,7 @@ class DataConfig:
     """Where labels and the split come from; see ``resolve_data``.
 
     Attributes:
-        labels: auto (metadata.csv or metadata.jsonl beside the images, else folder) | folder | none (only fixes name classes) | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]. After the columns of a
+        labels: auto (metadata.csv or metadata.jsonl beside the images, else folder) | folder | name (beagle_17.jpg is a beagle) | none (only fixes name classes) | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]. After the columns of a
             table, delimiter=TEXT: several labels in a cell; label=A,label=B or label=*: in several columns; kind=number:
             numbers are predicted. Of a Hugging Face dataset or Parquet files: hf:COLUMN, with the same words after it.
         valid: Share of each class to hold out; auto: the split of the data where it has one, else 0.2; pool:0.2: pool the

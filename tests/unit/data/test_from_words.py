@@ -257,6 +257,19 @@ def test_labels_are_taken_from_file_names_only(make):
     assert table.vocab == ("Maine_Coon", "beagle")
 
 
+def test_classes_in_numbered_file_names_are_offered_and_taken(make):
+    """Names of another kind offer nothing: one word for all, or a name for each image."""
+    names = [f"{name}.{number}.jpg" for name in ("cat", "dog") for number in range(6)]
+    flat = make(*(f"k/train/{name}" for name in names), "k/test1/1.jpg") / "k"
+    with pytest.raises(LabelError, match="2 classes with --labels name"):
+        resolve_data(flat, seed=0)
+    assert resolve_data(flat, labels="name", seed=0).vocab == ("cat", "dog")
+    for number, own in enumerate([several("IMG_{}.jpg"), [f"person{n}x_1.jpg" for n in range(9)]]):
+        with pytest.raises(LabelError) as raised:
+            resolve_data(make(*(f"{number}/all/{name}" for name in own)) / f"{number}", seed=0)
+        assert "labels name" not in str(raised.value)
+
+
 def test_an_expression_that_matches_nothing_shows_three_names(make):
     root = make(*several("beagle-{}.jpg", 7))
     with pytest.raises(LabelError) as caught:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,7 +49,7 @@ from vizsla.data.table.tables import (
 from vizsla.data.table.words import TABLE_FORM, TableWords, table_words
 from vizsla.errors import ConfigError, DataError, LabelError, Problem
 from vizsla.paths import ImagePaths
-from vizsla.text import joined, quoted
+from vizsla.text import counted, joined, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +59,8 @@ _OTHER_FILES = {
     (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"): " Unpack it, and give the folder.",
     (".parquet", ".xlsx", ".xls", ".feather", ".arrow"): f" {SAVE_AS_CSV}",
 }  # fmt: skip
+_NUMBERED_NAME = r"^(.+?)[ ._-]*\d+\.[^.]+$"
+"""A class and a number, as in cat.0.jpg, beagle_17.png."""
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *JSON_SUFFIXES)
 
 
@@ -121,14 +125,16 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
         found = _find_in_folder(data, _no_label, None, group)
         advice = "Label them: vizsla label DATA --labels none."
         return replace(found, images=replace(found.images, advice=advice))
-    if kind == "regex":
-        return _find_in_folder(data, RegexLabeller(rest), None, group)
+    if labels == "name" or kind == "regex":
+        return _find_in_folder(
+            data, RegexLabeller(_NUMBERED_NAME if labels == "name" else rest), None, group
+        )
     if kind == "csv":
         here, below = Path(words.file), data / words.file
         file = below if below.is_file() and not here.is_file() else here
         return _find_in_table(read_table(file), data, words, group)
     raise ConfigError(
-        f"labels is 'auto', 'folder', 'none', 'regex:PATTERN', {TABLE_FORM!r}, or for shards 'cls' or 'json:FIELD'. Received: {labels!r}"
+        f"labels is 'auto', 'folder', 'name', 'none', 'regex:PATTERN', {TABLE_FORM!r}, or for shards 'cls' or 'json:FIELD'. Received: {labels!r}"
     )
 
 
@@ -163,7 +169,7 @@ def _find_in_folder(
         labels, advice = take_labels(paths, of_name), advice_about(of_name)
     else:
         labels = folder_labels(paths, layout.classes)
-        advice = FOLDER_ADVICE + _parent_hint(data, layout.classes)
+        advice = FOLDER_ADVICE + _hint_for_one_class(data, paths, layout.classes)
     splits: list[str] | None = None
     beside: set[int] = set()
     if layout.splits is not None:  # images beside its folders, such as a sample, take no part
@@ -205,10 +211,12 @@ def _groups_in_paths(
     return images, list(map(str, found))
 
 
-def _parent_hint(data: Path, classes: Sequence[str]) -> str:
-    """Return a question where there is one class at most and the folder above holds more: it may be one level too deep."""
+def _hint_for_one_class(data: Path, paths: ImagePaths, classes: Sequence[str]) -> str:
+    """Return what may give classes where folders give one at most: the names of the files, or the folder above."""
     if len({*classes} - {""}) > 1:
         return ""
+    if by_name := _classes_in_names(paths):
+        return f" File names such as {paths[0].name!r} give {counted(by_name, 'class', 'classes')} with --labels name."
     parent = data.resolve().parent
     with suppress(OSError):
         beside = [
@@ -220,6 +228,15 @@ def _parent_hint(data: Path, classes: Sequence[str]) -> str:
         if found:
             return f" Did you mean the folder above, {quoted(parent)}? It also holds {', '.join(found[:5])}."
     return ""
+
+
+def _classes_in_names(paths: ImagePaths) -> int:
+    """Return how many classes names like beagle_17.jpg tell apart; 0 where they do not look like classes."""
+    found = (re.match(_NUMBERED_NAME, Path(text).name) for text in paths.texts())
+    images_of = Counter(match[1] for match in found if match)
+    # A name for each image or two is no class, and a few images with other names do not decide.
+    telling = images_of.total() >= max(0.8 * len(paths), 3 * len(images_of))
+    return len(images_of) if telling and len(images_of) > 1 else 0
 
 
 def _find_in_metadata(table: Table, data: Path, group: str) -> Found:

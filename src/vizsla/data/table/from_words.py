@@ -71,7 +71,8 @@ def resolve_data(
             ``hf:OWNER/NAME`` (``labels`` is then ``"auto"`` or ``hf:COLUMN``, followed by words as for a table).
         labels: Where labels come from. ``"auto"``: files ``metadata.csv`` or ``metadata.jsonl`` beside the images, see
             ``metadata_table``, else the folders; refused where they contradict one another. ``"folder"``: the folders, see
-            ``label_level``. ``"none"``: nowhere, only fixes name classes. ``"regex:PATTERN"``: the first group of the expression, searched in the file name.
+            ``label_level``. ``"name"``: the file name before its number, ``beagle_17.jpg`` or ``cat.0.jpg``. ``"none"``: nowhere, only
+            fixes name classes. ``"regex:PATTERN"``: the first group of the expression, searched in the file name.
             ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table; its images are found by their path below ``data`` (or the CSV
             file's folder), else by their file name or stem anywhere below it. Columns that are not named are chosen by
             ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.

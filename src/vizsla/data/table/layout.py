@@ -162,7 +162,6 @@ def read_layout(
     classes = [""] * len(inner)
     if need_classes:
         chosen = [inner[number] for number in kept]
-        _refuse_flat_split(chosen, splits, root)
         level = _label_level(chosen, label_level, root=root, notes=notes)
         for number in kept:
             classes[number] = inner[number][level] if len(inner[number]) > level else ""
@@ -231,14 +230,6 @@ def _left_out_note(
     if left_out:
         names = ", ".join(f"{name} ({count:,})" for name, count in sorted(left_out.items()))
         yield f"left out: {counted(left_out.total(), 'image')} beside the split folders: {names}"
-
-
-def _refuse_flat_split(folders: Sequence[Parts], splits: Sequence[str] | None, root: Path) -> None:
-    if splits is not None and not any(folders):
-        raise DataError(
-            f"The folders of {quoted(root)} are a split, and images lie directly in them: no folder names a class. "
-            "Take labels from the file names (--labels 'regex:PATTERN') or from a table (--labels csv:FILE)."
-        )
 
 
 def _label_level(
