@@ -670,7 +670,7 @@ def label_finding(noise: LabelNoise, *, items: tuple[Item, ...] = ()) -> Finding
         title=(
             f"{counted(len(noise.suspects), 'label is', 'labels are')} suspected to be wrong; about {rate} of all labels may be."
         ),
-        advice="Look at them; what you leave in fixes.csv, train --fixes takes.",
+        advice="Go through them with vizsla label DATA; or delete the rows of fixes.csv that are wrong, and give it to train --fixes.",
         items=items,
     )
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 MOST_SHOWN, MOST_RELATED = 24, 3
 """Images of a finding, and images beside each of them."""
-WIDTH, HEIGHT, LEFT, BOTTOM = 420, 220, 44, 32
-WORDS = {"mend": "Mend", "look": "Look at", "know": "Good to know"}
+WIDTH, HEIGHT, LEFT, BOTTOM = 420, 240, 44, 48
+WORDS = {"mend": "To correct", "look": "To look at", "know": "Good to know"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,10 +120,10 @@ class HeadSetting:
 
     def __str__(self) -> str:
         """Describe it in words, for tables and reports."""
-        kind = f"kernel head (bandwidth {self.bandwidth:g})" if self.bandwidth else "linear head"
-        kind = f"mean of a linear head and a {kind}" if self.with_linear else kind
+        kind = "a kernel" if self.bandwidth else "a linear"
+        kind = "the average of a linear and a kernel" if self.with_linear else kind
         stages = ", ".join(str(stage) for stage in self.stages)
-        return f"{kind} on {' and '.join(self.statistics)} of stage{'s' * (len(self.stages) > 1)} {stages}"
+        return f"{kind} classifier on the network's features (stage{'s' * (len(self.stages) > 1)} {stages})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -224,7 +224,7 @@ def train_classifier(
         history += first.history
         known = first.known
         flips = first.flips
-        recipe = f"Features first: {first.fit.setting}; {first.fit.result} leave-one-out on the training images."
+        recipe = f"Features first: {first.fit.setting}; {first.fit.result} on the training images, each left out in turn."
         if loaders.balance != "none":
             recipe += " Classes of unequal size have equal parts in it."
         recipe = " ".join([*([chosen] * bool(chosen)), recipe, *first.notes])

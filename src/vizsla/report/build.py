@@ -66,6 +66,7 @@ class ReportContent:
         evidence: What explains the mistakes, if anything.
         data: (finding, advice) of what training found out about its data on the way; None if it did not look.
         temperature: What the model file divides logits by; None where it is not known.
+        commands: (what it does, command) for the reader to type next.
 
     Raises:
         ConfigError: A reference is not a share 0-1, or a row of the predictions is not in the table.
@@ -82,6 +83,7 @@ class ReportContent:
     evidence: Evidence = field(default_factory=Evidence)
     data: tuple[tuple[str, str], ...] | None = None
     temperature: float | None = None
+    commands: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in self.references:
@@ -155,6 +157,8 @@ def _values(content: ReportContent) -> dict[str, object]:
         "facts": content.facts,
         "data": content.data,
         "notes": content.notes,
+        "commands": content.commands,
+        "label_command": next((c for _, c in content.commands if c.startswith("vizsla label")), ""),
         "task": predictions.task,
         "vocab": predictions.vocab,
         "first": metrics[0] if measured else None,
@@ -186,15 +190,16 @@ def _values(content: ReportContent) -> dict[str, object]:
         supports = Counter(predictions.targets[predictions.labelled].tolist())
         most_frequent = min(supports, key=lambda index: (-supports[index], index))
         num_labelled = supports.total()
+        name, share = predictions.vocab[most_frequent], supports[most_frequent] / num_labelled
+        baseline = (f"Always answering {printable(name)}", round(share, 3))
         values |= {
-            "scale": charts.accuracy_scale(content.metrics[0], references=content.references),
+            "scale": charts.accuracy_scale(
+                content.metrics[0], references=content.references or (baseline,)
+            ),
             "num_correct": int(predictions.correct.sum()),
             "num_labelled": num_labelled,
             "imbalance": imbalance_lines(predictions, content.metrics),
-            "most_frequent": (
-                predictions.vocab[most_frequent],
-                supports[most_frequent] / num_labelled,
-            ),
+            "most_frequent": (name, share) if content.references else None,
         }
     return values | _galleries(content, has_classes=has_classes)
 

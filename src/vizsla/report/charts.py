@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vizsla.evaluate.metrics import Metric
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
 
-PANEL_WIDTH, PANEL_HEIGHT = 400.0, 232.0
+PANEL_WIDTH, PANEL_HEIGHT = 400.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 390.0, 26.0, 204.0
 _LETTER_WIDTH = 6.6
 _STEPS = (1.0, 2.0, 2.5, 5.0)
@@ -70,12 +70,12 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """One chart over the epochs; places are in the units of a 400 by 232 view box.
+    """One chart over training images or epochs; places are in the units of a 400 by 250 view box.
 
     Attributes:
         title: What is drawn.
         lines: Its curves.
-        x_ticks: Epoch numbers, counted over the whole run.
+        x_ticks: Numbers of images, or of epochs.
         y_ticks: Values.
         x_label: What the ticks below count.
         stages: Where a stage begins and its name, empty where there is no room for it.
@@ -114,6 +114,7 @@ def accuracy_scale(metric: Metric, *, references: Sequence[tuple[str, float]]) -
 
     ticks = nice_values(start, end, count=5)
     decimals = _decimals(100 * nice_step(end - start, count=5))
+    of_share = 1 if all(value == round(value, 3) for _, value in references) else 2
     return AccuracyScale(
         place=place(metric.value),
         low=place(metric.low),
@@ -121,7 +122,7 @@ def accuracy_scale(metric: Metric, *, references: Sequence[tuple[str, float]]) -
         references=tuple(
             Reference(
                 name=name,
-                value=percent_text(value, decimals=2),
+                value=percent_text(value, decimals=of_share),
                 place=place(value),
                 verdict=_verdict(metric, value=value),
             )
@@ -134,10 +135,33 @@ def accuracy_scale(metric: Metric, *, references: Sequence[tuple[str, float]]) -
 
 
 def learning_curves(history: Sequence[HistoryPoint]) -> tuple[Panel, ...]:
-    """Return a panel for the losses and one for the accuracy, leaving out what was not measured twice."""
+    """Return panels of the losses and the accuracy, leaving out what was not measured twice.
+
+    The fits of the head on more and more images have panels of their own; epochs after them begin at 0 with the last fit.
+    """
+    fits = [point for point in history if point.num_pictures is not None]
+    epochs = [point for point in history if point.num_pictures is None]
+    over_images = _panels(
+        fits, [f"{point.num_pictures:,}" for point in fits], x_label="training images used"
+    )
+    if not epochs:
+        return over_images
+    numbers = range(0 if fits else 1, len(epochs) + 1)
+    step = max(1, math.ceil(nice_step(len(epochs), count=8)))
+    x_label = "epoch (0: the head on frozen features)" if fits else "epoch"
+    ticks = [str(number) if number % step == 0 else "" for number in numbers]
+    return (*over_images, *_panels([*fits[-1:], *epochs], ticks, x_label=x_label))
+
+
+def _panels(
+    history: Sequence[HistoryPoint], ticks: Sequence[str], *, x_label: str
+) -> tuple[Panel, ...]:
+    """Return a panel of the losses and one of the accuracy; ``ticks`` says what stands below each point, if anything."""
     panels = (
         _panel(
             history,
+            ticks,
+            x_label=x_label,
             title="Loss",
             series={
                 "train": [point.train_loss for point in history],
@@ -148,6 +172,8 @@ def learning_curves(history: Sequence[HistoryPoint]) -> tuple[Panel, ...]:
         ),
         _panel(
             history,
+            ticks,
+            x_label=x_label,
             title="Validation accuracy, %",
             series={"accuracy": [point.accuracy for point in history]},
             unit=100.0,
@@ -159,7 +185,9 @@ def learning_curves(history: Sequence[HistoryPoint]) -> tuple[Panel, ...]:
 
 def _panel(
     history: Sequence[HistoryPoint],
+    ticks: Sequence[str],
     *,
+    x_label: str,
     title: str,
     series: dict[str, list[float | None]],
     unit: float,
@@ -174,7 +202,7 @@ def _panel(
         for name, values in series.items()
     }
     values = [value for points in measured.values() for _, value in points]
-    if max(len(points) for points in measured.values()) < 2:
+    if max(map(len, measured.values())) < 2:
         return None
     margin = 0.06 * (max(values) - min(values)) or max(0.05 * abs(values[0]), 0.01)
     low, high = max(0.0, min(values) - margin), min(largest, max(values) + margin)
@@ -185,7 +213,6 @@ def _panel(
     def y_place(value: float) -> float:
         return round(_BOTTOM - (_BOTTOM - _TOP) * (value - low) / (high - low), 2)
 
-    epoch_step = max(1, math.ceil(nice_step(len(history), count=8)))
     decimals = _decimals(nice_step(high - low, count=5))
     return Panel(
         title=title,
@@ -195,24 +222,15 @@ def _panel(
             if points
         ),
         x_ticks=tuple(
-            Tick(place=x_place(epoch - 1), text=_x_text(history, epoch))
-            for epoch in range(epoch_step, len(history) + 1, epoch_step)
+            Tick(place=x_place(index), text=text) for index, text in enumerate(ticks) if text
         ),
         y_ticks=tuple(
             Tick(place=y_place(value), text=f"{value:.{decimals}f}")
             for value in nice_values(low, high, count=5)
         ),
-        x_label="epoch" if history[0].num_pictures is None else "images",
+        x_label=x_label,
         stages=_stages([point.stage for point in history], x_places=x_place),
     )
-
-
-def _x_text(history: Sequence[HistoryPoint], epoch: int) -> str:
-    """Return what stands below a point: the images fitted on, else the epoch, counted from 1 after such fits."""
-    point = history[epoch - 1]
-    if point.num_pictures is not None:
-        return f"{point.num_pictures:,}"
-    return str(epoch - sum(other.num_pictures is not None for other in history))
 
 
 def _line(name: str, points: Sequence[tuple[int, float, float]]) -> Line:
@@ -256,7 +274,7 @@ def _verdict(metric: Metric, *, value: float) -> str:
         return "below this run's interval"
     if value > metric.high:
         return "above this run's interval"
-    return "inside the interval: too close to call"
+    return "within this run's interval: too close to call"
 
 
 def _decimals(step: float) -> int:

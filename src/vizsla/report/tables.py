@@ -75,7 +75,7 @@ def interval_methods(metrics: Sequence[Metric]) -> str:
     """Return where the intervals of these metrics come from, in words that end a sentence, without its full stop."""
     named = {
         "Wilson\u2019s interval for shares of images": _WILSON,
-        "the pull of each image (DeLong) for measures of rank": _INFLUENCE,
+        "DeLong\u2019s method for ROC AUC and average precision": _INFLUENCE,
     }
     parts = [text for text, names in named.items() if any(each.name in names for each in metrics)]
     if any(each.name not in _WILSON | _INFLUENCE for each in metrics):

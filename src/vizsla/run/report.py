@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vizsla.auditing.quick import quick_audit
 from vizsla.data.images.bit_depth import FULL_DEPTH
@@ -12,13 +14,14 @@ from vizsla.evaluate.metrics import summarise
 from vizsla.files import only_writer
 from vizsla.infer.mistakes import collect_evidence
 from vizsla.model_file.bundle import load_bundle
+from vizsla.paths import is_address
 from vizsla.recipe.recipe import loaders_for
 from vizsla.report.build import ReportContent, check_report_installed, write_report
-from vizsla.run.folder import LOCK, REPORT, RunFolder
+from vizsla.run.folder import CONFIG, DEMO_DATA, LOCK, REPORT, RunFolder
 from vizsla.train.display import Bars
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from vizsla.auditing.audit import Finding
     from vizsla.data.cache.cache import ImageCache
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display
+    from vizsla.types import Task
 
 
 def write_explained(
@@ -72,6 +76,33 @@ def write_explained(
     return found
 
 
+def commands_of(
+    folder: Path, *, config: Mapping[str, Any], task: Task
+) -> tuple[tuple[str, str], ...]:
+    """Return (what it does, command) of what can be done next with the run in a folder; ``config`` is its ``config.toml``."""
+    run, data = str(folder), str(config.get("data", ""))
+    found = [
+        ("Classify images", ["predict", run, "photos"]),
+        ("Measure on images that it has never seen", ["evaluate", run, "test-images"]),
+        ("Show it on a web page", ["serve", run]),
+    ]
+    if data == DEMO_DATA:
+        chosen = [
+            word for name in ("seed", "epochs") for word in (f"--{name}", str(config.get(name, 0)))
+        ]
+        again = ["demo", *chosen, "--out", f"{run}-again"]
+        found.append(("Train again in the same way", again))
+    elif is_address(data) or Path(data).exists():
+        if task == "category":
+            found.append(("Correct labels on a page, without touching a file", ["label", run]))
+        again = ["train", "--config", str(folder / CONFIG), "--out", f"{run}-again"]
+        found += [
+            ("Look for faults in the data", ["audit", data]),
+            ("Train again in the same way", again),
+        ]
+    return tuple((what, shlex.join(["vizsla", *words])) for what, words in found)
+
+
 def rebuild_report(
     folder: Path, *, data: Path | None = None, device: str = "auto", display: Display
 ) -> Path:
@@ -100,9 +131,10 @@ def _rebuild(run: RunFolder, *, data: Path | None, device: str, display: Display
     table = replace(run.table(data), bit_depth=bundle.manifest.bit_depth or FULL_DEPTH)
     predictions = run.predictions(table)
     calibration = bundle.manifest.calibration
+    facts = {"Date": bundle.manifest.created, **metrics["facts"]}
     content = ReportContent(
         title=str(metrics.get("title") or folder.resolve().name),
-        facts=tuple((str(name), str(value)) for name, value in metrics["facts"].items()),
+        facts=tuple((str(name), str(value)) for name, value in facts.items()),
         history=history,
         metrics=summarise(predictions) if bool(predictions.labelled.any()) else (),
         references=tuple(metrics.get("references", {}).items()),
@@ -110,6 +142,7 @@ def _rebuild(run: RunFolder, *, data: Path | None, device: str, display: Display
         table=table,
         notes=tuple(map(str, metrics.get("notes", ()))),
         temperature=None if calibration is None else calibration.temperature,
+        commands=commands_of(folder, config=run.config, task=table.task),
     )
     write_explained(
         folder / REPORT,

@@ -10,8 +10,10 @@ import json
 import os
 import platform
 import time
+import tomllib
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -48,7 +50,7 @@ from vizsla.recipe.going_on import beside, check_classes, choices_of
 from vizsla.recipe.recipe import TrainedRun, cache_for, network_of_run, train_classifier
 from vizsla.report.build import ReportContent, check_report_installed
 from vizsla.run import folder as files
-from vizsla.run.report import write_explained
+from vizsla.run.report import commands_of, write_explained
 from vizsla.text import counted, valid_unicode
 from vizsla.train.checkpoint import Checkpoint
 from vizsla.train.display import Display, format_seconds
@@ -416,6 +418,9 @@ def write_run(
         table=table,
         notes=plan.notes,
         temperature=None if calibration is None else calibration.temperature,
+        commands=commands_of(
+            folder if home is None else home, config=tomllib.loads(choices), task=table.task
+        ),
     )
     found = write_explained(
         folder / files.REPORT,
@@ -443,6 +448,7 @@ def _facts(
     what = {"category": "Classes", "multi_category": "Labels", "regression": "Numbers"}[table.task]
     more = " ..." if len(table.vocab) > 12 else ""
     return (
+        ("Date", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")),
         ("Data", plan.data),
         (
             "Images",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_references_say_where_they_lie_to_the_interval():
     scale = accuracy_scale(accuracy_of(0.874, 0.846, 0.898), references=references)
     assert [(reference.value, reference.verdict) for reference in scale.references] == [
         ("82.44\u202f%", "below this run's interval"),
-        ("88.42\u202f%", "inside the interval: too close to call"),
+        ("88.42\u202f%", "within this run's interval: too close to call"),
         ("99.00\u202f%", "above this run's interval"),
     ]
     assert [tick.text for tick in scale.ticks] == [f"{n}\u202f%" for n in (85, 90, 95, 100)]
@@ -88,6 +89,19 @@ def test_curves_go_down_when_the_loss_does():
     assert heights == sorted(heights)  # SVG counts downwards
     assert [tick.text for tick in accuracy.y_ticks] == ["60", "80", "100"]
     assert [tick.text for tick in accuracy.x_ticks] == ["1", "2", "3"]
+
+
+def test_fits_of_the_head_and_epochs_after_them_have_axes_of_their_own():
+    figures = points(*[(None, 0.9, 0.5)] * 3)
+    fits = [replace(point, num_pictures=50 * 2**point.epoch) for point in figures]
+    panels = learning_curves((*fits, *points(*[(0.5, 0.6, 0.7)] * 4, stage="end to end")))
+    assert [panel.title for panel in panels] == ["Loss", "Validation accuracy, %"] * 2
+    axes = [[tick.text for tick in panel.x_ticks] for panel in panels[::2]]
+    assert axes == [["50", "100", "200"], ["0", "1", "2", "3", "4"]]
+    assert "images" in panels[0].x_label
+    assert "epoch" in panels[2].x_label
+    assert len(panels[2].lines[0].dots) == 4  # the head has no training loss
+    assert len(panels[2].lines[1].dots) == 5
 
 
 def test_a_missing_or_infinite_figure_leaves_a_gap():

@@ -94,7 +94,7 @@ def test_the_page_shows_what_was_asked_for(content: ReportContent):
         "17 of 20",
         "Network tiny",
         "An older network",
-        "50.00 %",
+        "50.0 %",
         "below this run's interval",
         "Balanced accuracy",
         "Calibration error",
@@ -111,6 +111,18 @@ def test_the_page_shows_what_was_asked_for(content: ReportContent):
     links = [address for address in page.addresses if address.startswith("#confused-")]
     assert sorted(set(links)) == ["#confused-0-1", "#confused-1-0"]
     assert page.count("div", id="confused-0-1") == 1
+
+
+def test_a_lone_accuracy_is_compared_with_the_most_frequent_class(content: ReportContent):
+    scale = render_report(replace(content, references=())).split('<div class="scale"')[1]
+    assert "Always answering cross 50.0\u202f%" in scale.split(">")[0]
+
+
+def test_commands_are_shown_and_suspected_labels_name_the_one_that_corrects_them(content: ReportContent):  # fmt: skip
+    commands = (("Predict", "vizsla predict 'my run' photos"), ("Correct", "vizsla label 'my run'"))
+    page = render_report(replace(content, commands=commands))
+    assert page.count("<code>vizsla label &#39;my run&#39;</code>") == 2
+    assert page.count("<code>vizsla predict &#39;my run&#39; photos</code>") == 1
 
 
 def test_no_address_leads_out_of_the_page(content: ReportContent):

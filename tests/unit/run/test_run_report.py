@@ -64,7 +64,8 @@ def test_the_page_is_made_again_with_the_same_numbers(run: Path, vizsla: Callabl
     for words in ("Shapes &lt;b&gt;", "Drawn by a test.", "by hand", "cross_<wbr>3.jpg"):
         assert words in before
         assert words in after
-    for name in ("metrics", "classes", "learning"):
+    assert f"vizsla train --config {run / 'config.toml'}" in section(before, "next")
+    for name in ("facts", "next", "metrics", "classes", "learning"):
         assert section(before, name) == section(after, name)
 
 
@@ -107,5 +108,7 @@ def test_training_keeps_the_features_of_the_final_classifier(image_folder: Path)
     seen = torch.cat([pooled_features(run.classifier, batch.images) for batch in batches])
     torch.testing.assert_close(known.features, seen, atol=1e-4, rtol=0)
     # The leave-one-out accuracy in the recipe is that of these predictions.
-    assert f"{float(known.left_out.correct.float().mean()):.1%} leave-one-out" in run.recipe
+    assert (
+        f"{float(known.left_out.correct.float().mean()):.1%} on the training images" in run.recipe
+    )
     assert known.left_out.rows.tolist() == table.train_rows.tolist()
