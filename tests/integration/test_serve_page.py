@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vizsla import Predictor, Resize
+from vizsla import Predictor, Resize, read_fixes
 from vizsla.infer import compute_logits
 from vizsla.model_file import save_bundle
 
@@ -39,7 +39,7 @@ def serving(*words: object, port: str = "0") -> Generator[tuple[str, subprocess.
         try:
             for line in process.stdout:
                 said += line
-                found = re.search(r"at (http://\S+/)", line)
+                found = re.search(r"at (http://\S+)", line)
                 if found:
                     break
             else:
@@ -152,7 +152,7 @@ def test_an_answer_has_its_label_set_and_says_if_foreign(
     assert sets[foreign] == ""  # "Only a cross" would contradict the notice
     assert notices[known] == ""
     assert notices[foreign].startswith("Looks like none of the classes ")
-    assert "of the validation images were as little like any of the classes as this one. 5 % of the images of known classes get this notice too." in notices[foreign]  # fmt: skip
+    assert "of the validation images were as unlike all of the classes as this one. 5 % of the images of known classes get this notice too." in notices[foreign]  # fmt: skip
     said = browser.evaluate("document.querySelector('#status').textContent")
     assert ("Looks like none of the classes" in said) == bool(
         answers[0 if said.startswith("a cross") else 1].none_of_these
@@ -279,6 +279,37 @@ def test_the_page_fits_and_every_part_has_a_name(
     with Image.open(tmp_path / "page.png") as picture:
         corner = picture.convert("RGB").getpixel((2, 2))
     assert corner == ((0x16, 0x18, 0x1B) if dark else (0xFA, 0xF9, 0xF6))
+
+
+def test_an_example_is_classified_corrected_and_saved(browser: Browser, folder: Path, tmp_path: Path):  # fmt: skip
+    words = ("--examples", folder / "known", "--fixes", tmp_path / "fixes.csv")
+    with serving(folder / "shapes.safetensors", *words) as (address, _):
+        browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        browser.open(address, width=PHONE, dark=True)
+        browser.wait("document.querySelector('#example-list button')")
+        assert "Ctrl" not in browser.evaluate("document.body.innerText")
+        assert browser.evaluate("document.querySelector('#camera').offsetHeight") >= 44
+        assert browser.evaluate("document.querySelector('#photo').getAttribute('capture')") == "environment"  # fmt: skip
+        browser.evaluate("document.querySelector('#example-list button').click()")
+        browser.wait("document.querySelector('.verdict:not([hidden])')")
+        browser.evaluate("URL.createObjectURL = (blob) => { blob.text().then((text) => { window.saved = text; }); return '#'; }")  # fmt: skip
+        browser.evaluate("document.querySelector('#save').click()")
+        browser.wait("window.saved")
+        header, row, _ = browser.evaluate("window.saved").split("\r\n")
+        assert header == "path,prediction,probability,prob_cross,prob_disc,prob_<b>none</b>"
+        assert row.startswith("example 1.jpg,")
+        browser.evaluate("document.querySelector('.correct form').requestSubmit()")
+        browser.wait("!document.querySelector('.corrected').hidden")
+        chosen = browser.evaluate("document.querySelector('.correct select').value")
+        [fix] = read_fixes(tmp_path / "fixes.csv")
+        assert (fix.action, fix.label) == ("add", chosen)
+        assert Path(fix.path).is_file()
+        browser.open(address.partition("#")[0], width=PHONE)
+        browser.choose(folder / "a cross.png")
+        assert browser.evaluate("document.querySelector('.correct').hidden")  # without the token
+        assert browser.layout() == {"cut": [], "width": PHONE, "visible": PHONE}
+        assert browser.nameless() == []
+        browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
 def test_no_request_leaves_the_server(browser: Browser, server: str, folder: Path):

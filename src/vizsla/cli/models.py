@@ -531,6 +531,8 @@ def serve(
     run: Path | None = None,
     nearest: Path | None = None,
     data: Path | None = None,
+    examples: Path | None = None,
+    fixes: Path | None = None,
     allowed_host: tuple[str, ...] = (),
     title: str = "",
     device: str = "auto",
@@ -550,7 +552,7 @@ def serve(
     """Show a model on a web page, with a JSON interface.
 
     The page takes images that are dropped, chosen or pasted and shows the answer, where the network looked and, with --run or
-    --nearest, the most similar training images. Images are not stored. Only this machine can reach it, unless --host says otherwise.
+    --nearest, the most similar training images. Images are stored only where --fixes allows it. Only this machine can reach it, unless --host says otherwise.
 
     For example:
 
@@ -564,6 +566,9 @@ def serve(
         run: Folder of the run that made the model: shows the most similar of its training images.
         nearest: Folder of images to show the most similar of, labelled by their folders.
         data: Where the images of --run are now, if they have moved.
+        examples: Images to try, shown to everyone who opens the page: an image, a folder, or the folder of a run (validation images).
+        fixes: A CSV file: the page can say that an answer is wrong, and train --fixes takes the image with its right label. Images
+            are then stored beside it; only who has the whole printed address can do that.
         allowed_host: Another name of this machine; may be repeated.
         title: Heading of the page.
         device: auto, cpu, cuda or mps.
@@ -591,6 +596,8 @@ def serve(
             "--data says where the images of --run are now. Give --run RUN, or leave --data out."
         )
     check_device(device)
+    if fixes is not None:
+        check_writable(fixes, force=True)
     body_bytes = round(max_mb * 1e6)
     limits = Limits(
         body_bytes=body_bytes,
@@ -616,6 +623,8 @@ def serve(
         sha256=sha256,
         log_level=log_level,
         access_log=access_log,
+        examples=examples,
+        fixes=fixes,
     )
     run_serve(
         plan,

@@ -4,6 +4,7 @@ from .answers import answer_values as answer_values
 from .app import ASSETS as ASSETS
 from .app import build_app as build_app
 from .batching import Batcher as Batcher
+from .corrections import Corrections as Corrections
 from .decoding import IS_AVAILABLE as IS_AVAILABLE
 from .decoding import DecodingProcesses as DecodingProcesses
 from .engine import SMALL_PIXELS_AT_ONCE as SMALL_PIXELS_AT_ONCE
@@ -27,6 +28,7 @@ from .nearest import MOST_IMAGES as MOST_IMAGES
 from .nearest import NearestIndex as NearestIndex
 from .nearest import TrainingImage as TrainingImage
 from .nearest import build_index as build_index
+from .nearest import examples_of as examples_of
 from .nearest import features_of as features_of
 from .nearest import images_of_folder as images_of_folder
 from .nearest import images_of_run as images_of_run

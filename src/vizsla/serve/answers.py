@@ -68,6 +68,12 @@ class Error(Struct, frozen=True):
     error: str
 
 
+class Kept(Struct, frozen=True):
+    """The label that an image was kept with."""
+
+    label: str
+
+
 def answer_type(task: Task, *, calibration: Calibration | None) -> type[Struct]:
     """Return the type of the answer about one image."""
     kinds: dict[Task, Any] = {
@@ -129,7 +135,13 @@ def usual_coverage(calibration: Calibration | None) -> float | None:
 
 
 def model_values(
-    manifest: Manifest, *, engine: Engine, limits: Limits, title: str
+    manifest: Manifest,
+    *,
+    engine: Engine,
+    limits: Limits,
+    title: str,
+    num_examples: int,
+    takes_corrections: bool,
 ) -> dict[str, object]:
     """Return the answer to ``GET /api/model``."""
     calibration, thresholds = engine.predictor.calibration, engine.predictor.thresholds
@@ -163,6 +175,8 @@ def model_values(
         "coverage": usual_coverage(calibration),
         "heat": engine.explains,
         "nearest": 0 if engine.index is None else len(engine.index.labels),
+        "examples": num_examples,
+        "corrections": takes_corrections,
         "limits": {
             "body_bytes": limits.body_bytes,
             "pictures": limits.images,
@@ -181,7 +195,13 @@ def _data_address(jpeg: bytes) -> str:
 
 
 def description(
-    *, title: str, task: Task, calibration: Calibration | None, limits: Limits, max_pixels: int
+    *,
+    title: str,
+    task: Task,
+    calibration: Calibration | None,
+    limits: Limits,
+    max_pixels: int,
+    takes_corrections: bool,
 ) -> Json:
     """Return the OpenAPI document."""
     rate = f"{limits.requests_per_second:g} requests a second from one address"
@@ -195,8 +215,9 @@ def description(
     ]
     answer: Any = answer_type(task, calibration=calibration)
     predictions = msgspec.defstruct("Predictions", [("pictures", list[answer])])
+    kept = [Kept] if takes_corrections else []
     _, schemas = msgspec.json.schema_components(
-        [predictions, Error], ref_template="#/components/schemas/{name}"
+        [predictions, Error, *kept], ref_template="#/components/schemas/{name}"
     )
     return {
         "openapi": "3.1.0",
@@ -207,6 +228,7 @@ def description(
         },
         "paths": {
             "/api/predict": {"post": _predict(limits, calibration=calibration)},
+            **({"/api/correct": {"post": _correct()}} if takes_corrections else {}),
             "/api/model": {"get": _plain("Describe the model and the limits.", "application/json")},
             "/health": {"get": _plain("Say whether the server takes images.", "application/json")},
             "/metrics": {"get": _plain("Count what was done, for Prometheus.", "text/plain")},
@@ -233,7 +255,6 @@ def _predict(limits: Limits, *, calibration: Calibration | None) -> Json:
             "average over all, not for each class by itself."
         )
         coverage = [{"name": "coverage", "in": "query", "description": meaning, "schema": schema}]
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     answers = {"application/json": {"schema": {"$ref": "#/components/schemas/Predictions"}}}
     return {
         "summary": "Predict one image or several.",
@@ -263,12 +284,35 @@ def _predict(limits: Limits, *, calibration: Calibration | None) -> Json:
         "responses": {
             "200": {"description": "One answer for each image, in order.", "content": answers},
             "422": {"description": "No image could be read.", "content": answers},
-            **{
-                status: {"description": meaning, "content": error}
-                for status, meaning in _REFUSALS.items()
-            },
+            **_refusals(),
         },
     }
+
+
+def _refusals() -> Json:
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        status: {"description": meaning, "content": error} for status, meaning in _REFUSALS.items()
+    }
+
+
+def _correct() -> Json:
+    text = {"type": "string"}
+    kept = {"application/json": {"schema": {"$ref": "#/components/schemas/Kept"}}}
+    return {
+        "summary": "Keep an image that was answered wrongly, with its right label.",
+        "description": "The body is the image. It is stored beside the file of --fixes, which gets a row.",
+        "parameters": [
+            {"name": "label", "in": "query", "required": True, "schema": text, "description": "Its label; several are separated by ;"},
+            {"name": "x-token", "in": "header", "required": True, "schema": text, "description": "The token of the printed address."},
+        ],
+        "requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
+        "responses": {
+            "200": {"description": "It is kept.", "content": kept},
+            "422": {"description": "The image cannot be read."},
+            **_refusals(),
+        },
+    }  # fmt: skip
 
 
 def _parameter(name: str, meaning: str, most: int) -> Json:

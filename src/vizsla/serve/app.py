@@ -5,6 +5,7 @@ No request can make it open a file: the parts of the page are read from the pack
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,9 +18,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vizsla.errors import ConfigError
 from vizsla.serve.answers import (
     MOST_NEAREST,
     Error,
+    Kept,
     answer_type,
     answer_values,
     description,
@@ -27,7 +30,7 @@ from vizsla.serve.answers import (
     usual_coverage,
 )
 from vizsla.serve.engine import Engine
-from vizsla.serve.guard import Guard, HostNames, json_response, refusal
+from vizsla.serve.guard import Guard, HostNames, check_token, json_response, refusal
 from vizsla.serve.limits import Admission, RateLimiter, RefusedError
 from vizsla.serve.metrics import CONTENT_TYPE, Metrics
 from vizsla.serve.uploads import check_content_type, read_uploads
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from vizsla.model_file.manifest import Manifest
     from vizsla.predict.predictor import Predictor
+    from vizsla.serve.corrections import Corrections
     from vizsla.serve.decoding import DecodingProcesses
     from vizsla.serve.limits import Limits
     from vizsla.serve.nearest import NearestIndex
@@ -60,7 +64,15 @@ class JsonApi:
     """Answers the requests of programs; one per server."""
 
     def __init__(
-        self, engine: Engine, *, manifest: Manifest, limits: Limits, metrics: Metrics, title: str
+        self,
+        engine: Engine,
+        *,
+        manifest: Manifest,
+        limits: Limits,
+        metrics: Metrics,
+        title: str,
+        examples: tuple[bytes, ...],
+        corrections: Corrections | None,
     ) -> None:
         self.engine = engine
         self.metrics = metrics
@@ -68,13 +80,24 @@ class JsonApi:
         self._rates = RateLimiter(limits.requests_per_second)
         self.admission = Admission(limits)
         self._answer: Any = answer_type(manifest.task, calibration=engine.predictor.calibration)
-        self._about = partial(model_values, manifest, engine=engine, limits=limits, title=title)
+        self._examples = examples
+        self._corrections = corrections
+        self._about = partial(
+            model_values,
+            manifest,
+            engine=engine,
+            limits=limits,
+            title=title,
+            num_examples=len(examples),
+            takes_corrections=corrections is not None,
+        )
         self._description = description(
             title=title,
             task=manifest.task,
             calibration=engine.predictor.calibration,
             limits=limits,
             max_pixels=engine.max_pixels,
+            takes_corrections=corrections is not None,
         )
 
     async def predict(self, request: Request) -> Response:
@@ -113,6 +136,37 @@ class JsonApi:
             )
         return float(text)
 
+    async def correct(self, request: Request) -> Response:
+        """Answer ``POST /api/correct``: the body is an image, ``label`` what it really shows."""
+        corrections = self._corrections
+        if corrections is None:
+            raise RefusedError(404, "This server keeps no corrections. Start it with --fixes FILE.")
+        self._rates.take(request.client.host if request.client else "")
+        check_token(request, corrections.token, command="vizsla serve")
+        check_content_type(request.headers.get("content-type", ""))
+        with self.admission.admitted(_content_length(request)):
+            uploads = await read_uploads(request, limits=self._limits)
+            if len(uploads) != 1:
+                raise RefusedError(400, "Correct one image at a time.")
+            [answer] = await self.engine.answer([uploads[0].data])
+            if answer.prediction is None:
+                raise RefusedError(422, f"The image cannot be read: {answer.error}")
+            label = request.query_params.get("label", "")
+            keep = partial(corrections.keep, uploads[0].data, label, answer=answer.prediction.label)
+            try:
+                await asyncio.to_thread(keep)
+            except ConfigError as error:
+                raise RefusedError(400, str(error)) from None
+        return json_response(Kept(label=label))
+
+    async def example(self, request: Request) -> Response:
+        """Answer ``GET /api/example``: a JPEG."""
+        if not self._examples:
+            raise RefusedError(404, "This server shows no examples. Start it with --examples PATH.")
+        number = _number(request, "number", most=len(self._examples) - 1)
+        headers = {"content-type": "image/jpeg", "cache-control": "private, max-age=3600"}
+        return Response(self._examples[number], headers=headers)
+
     async def model(self, _request: Request) -> Response:
         """Answer ``GET /api/model``."""
         return json_response(self._about())
@@ -140,11 +194,14 @@ def build_app(
     names: HostNames | None = None,
     max_batch: int = 0,
     decoding: DecodingProcesses | None = None,
+    examples: tuple[bytes, ...] = (),
+    corrections: Corrections | None = None,
 ) -> Guard:
-    """Return the web application.
+    """Return the web application. The network is tried once on a grey image.
 
-    ``index`` holds training images to compare with; ``decoding`` are processes that decode, None does it here; ``names`` None means those of the loopback interface. The network is tried once
-    on a grey image.
+    ``index`` holds training images to compare with; ``decoding`` are processes that decode, None does it here; ``names`` None means
+    those of the loopback interface; ``examples`` are JPEGs for visitors to try; ``corrections`` keeps images that were
+    answered wrongly, None keeps none.
 
     Raises:
         ConfigError: The network's output is not finite.
@@ -160,7 +217,15 @@ def build_app(
         decoding=decoding,
         on_batch=metrics.note_batch,
     )
-    api = JsonApi(engine, manifest=manifest, limits=limits, metrics=metrics, title=title)
+    api = JsonApi(
+        engine,
+        manifest=manifest,
+        limits=limits,
+        metrics=metrics,
+        title=title,
+        examples=examples,
+        corrections=corrections,
+    )
     room, gauge = api.admission, metrics.add_gauge
     gauge("vizsla_requests", "Predictions under way.", lambda: room.requests)
     gauge("vizsla_buffered_bytes", "Set aside for bodies.", lambda: room.reserved_bytes)
@@ -173,6 +238,8 @@ def build_app(
 
     routes = [
         Route("/api/predict", api.predict, methods=["POST"]),
+        Route("/api/correct", api.correct, methods=["POST"]),
+        Route("/api/example", api.example),
         Route("/api/model", api.model),
         Route("/openapi.json", api.openapi),
         Route("/health", api.health),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import secrets
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,6 +27,8 @@ from vizsla.text import valid_unicode
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
     from typing import Any
+
+    from starlette.requests import Request
 
     from vizsla.serve.limits import Limits
     from vizsla.serve.metrics import Metrics
@@ -142,6 +145,13 @@ class Guard:
         foreign = origin is not None and _address_in(origin) != _address_in(f"//{headers['host']}")
         if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise RefusedError(403, "Pages of other sites cannot send images to this server.")
+
+
+def check_token(request: Request, token: str, *, command: str) -> None:
+    """Raise RefusedError unless a request has the token: in a header, or, for what a page shows, in its address."""
+    given = request.headers.get("x-token") or request.query_params.get("token", "")
+    if not secrets.compare_digest(given.encode(), token.encode()):
+        raise RefusedError(403, f"Open the whole address that {command} printed; it ends with a token that is needed here.")  # fmt: skip
 
 
 def json_response(

@@ -24,7 +24,7 @@ from vizsla.errors import ConfigError, DataError, PictureError, VizslaError
 from vizsla.files import OURS, only_writer
 from vizsla.serve import log
 from vizsla.serve.app import ASSETS, asset, guarded
-from vizsla.serve.guard import json_response
+from vizsla.serve.guard import check_token, json_response
 from vizsla.serve.limits import Limits, RefusedError
 from vizsla.serve.metrics import Metrics
 from vizsla.serve.server import address_of, host_names, listening, run_server
@@ -85,7 +85,7 @@ class LabelApi:
         self, labelling: Labelling, *, token: str, title: str, command: Callable[[], str]
     ) -> None:
         self._labelling = labelling
-        self._token = token.encode()
+        self._token = token
         self._title = title
         self._command = command
         self._changed = asyncio.Event()
@@ -220,10 +220,7 @@ class LabelApi:
         return cards
 
     def _check_token(self, request: Request) -> None:
-        """Raise RefusedError unless a request has the token: in a header, or, for what a page shows, in its address."""
-        given = request.headers.get("x-token") or request.query_params.get("token", "")
-        if not secrets.compare_digest(given.encode(), self._token):
-            raise RefusedError(403, "Open the whole address that vizsla label printed; it ends with a token that is needed here.")  # fmt: skip
+        check_token(request, self._token, command="vizsla label")
 
     def _image(self, text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < len(self._labelling.shown)):  # fmt: skip

@@ -5,7 +5,7 @@ Shapes: N training images, B new ones, D features.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vizsla.data.images.decode import decode_image
 from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.sources import get_image_files
 from vizsla.errors import DataError, PictureError
 from vizsla.infer.neighbours import evenly_spread, nearest, pooled_features
 from vizsla.machine import default_num_workers
-from vizsla.run.folder import RunFolder
+from vizsla.run.folder import CONFIG, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ MOST_IMAGES = 30_000
 
 THUMBNAIL_SIDE = 144
 _JPEG_QUALITY = 78
+MOST_EXAMPLES, EXAMPLE_SIDE = 6, 640
+"""Images to try on the page, and their longest side."""
+_EXAMPLE_QUALITY = 90
 _BATCH_SIZE = 16
 
 
@@ -169,6 +173,31 @@ def images_of_run(folder: Path, *, data: Path | None = None) -> list[TrainingIma
         TrainingImage(path=table.paths[row], label=table.label(row))
         for row in table.train_rows.tolist()
     ]
+
+
+def examples_of(place: Path) -> tuple[bytes, ...]:
+    """Return a few images for visitors to try, as JPEG without names or camera data.
+
+    Args:
+        place: An image, a folder of images, or the folder of a run: then they are validation images.
+
+    Raises:
+        DataError: There are no images, or none can be read.
+    """
+    if (place / CONFIG).is_file():
+        table = RunFolder(place).table()
+        paths = [table.paths[row] for row in table.valid_rows.tolist()]
+    else:
+        paths = [place] if place.is_file() else list(get_image_files(place))
+    examples: list[bytes] = []
+    for path in evenly_spread(paths, most=MOST_EXAMPLES):
+        with suppress(PictureError, OSError):
+            image = decode_image(path, cover=(EXAMPLE_SIDE, EXAMPLE_SIDE))
+            image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+            examples.append(jpeg_bytes(image, quality=_EXAMPLE_QUALITY))
+    if not examples:
+        raise DataError(f"None of the images of --examples {place} can be read. Give other images.")
+    return tuple(examples)
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:

@@ -14,6 +14,7 @@ from vizsla.machine import long_lived_objects_set_aside, share_heaps
 from vizsla.model_file.bundle import check_sha256, read_manifest
 from vizsla.predict.predictor import Predictor
 from vizsla.serve.limits import Limits, Places, RefusedError, body_too_large, busy
+from vizsla.text import counted
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,6 +55,8 @@ class ServePlan:
         sha256: The only model file that is opened has this digest; None opens any.
         log_level: What is logged on standard error: this and what is worse.
         access_log: Whether each request is logged too.
+        examples: Images for visitors to try, see ``examples_of``; None shows none.
+        fixes: File of fixes that keeps images that were answered wrongly, see ``Corrections``; None keeps none.
     """
 
     model: Path
@@ -67,6 +70,8 @@ class ServePlan:
     sha256: str | None = None
     log_level: LogLevel = "warning"
     access_log: bool = False
+    examples: Path | None = None
+    fixes: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -94,6 +99,8 @@ def serve(
     share_heaps(1)
     from vizsla.serve import decoding, log
     from vizsla.serve.app import build_app
+    from vizsla.serve.corrections import Corrections
+    from vizsla.serve.nearest import examples_of
 
     log.configure(level=plan.log_level, access=plan.access_log)
     with (
@@ -111,6 +118,10 @@ def serve(
                     manifest.resize, bit_depth=manifest.bit_depth, seconds=seconds
                 )
             )
+        corrections = None
+        if plan.fixes is not None:
+            corrections = Corrections(plan.fixes, vocab=manifest.vocab, task=manifest.task)
+        examples = () if plan.examples is None else examples_of(plan.examples)
         predictor = Predictor.load(plan.model, device=plan.device).faster()
         application = build_app(
             predictor,
@@ -121,9 +132,16 @@ def serve(
             names=host_names(listener, allowed=plan.allowed_hosts),
             max_batch=plan.max_batch,
             decoding=processes,
+            examples=examples,
+            corrections=corrections,
         )
-        ready = f"Serving {plan.model} at {address_of(listener)}  (Ctrl-C stops)"
+        token = "" if corrections is None else f"#{corrections.token}"
+        ready = f"Serving {plan.model} at {address_of(listener)}{token}  (Ctrl-C stops)"
         run_server(application, listener, limits=plan.limits, ready=ready, say=say)
+    if corrections is not None and (number := corrections.num_kept):
+        say(
+            f"{counted(number, 'corrected image')}, in {plan.fixes}. Train on them with --fixes {plan.fixes}"
+        )
 
 
 def run_server(

@@ -163,6 +163,7 @@ def serve(model: Path, predictor: Predictor, known: list[TrainingImage]) -> Serv
         nearest: bool = False,
         using: Predictor | None = None,
         model: Path = model,
+        **options: Any,
     ) -> Generator[Client]:
         limits = Limits(requests_per_second=0) if limits is None else limits
         application = build_app(
@@ -171,6 +172,7 @@ def serve(model: Path, predictor: Predictor, known: list[TrainingImage]) -> Serv
             limits=limits,
             title="Shapes",
             index=build_index(predictor, known) if nearest else None,
+            **options,
         )
         with running(application, limits=limits) as client:
             yield client

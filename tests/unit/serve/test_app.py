@@ -26,11 +26,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vizsla import Predictor, Resize, grad_cam
+from vizsla import ConfigError, DataError, Predictor, Resize, TableError, grad_cam, read_fixes
 from vizsla.evaluate import Novelty
 from vizsla.model_file import save_bundle
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
-from vizsla.serve import ASSETS, FewLines, JsonLines, Limits, formats_of
+from vizsla.serve import ASSETS, Corrections, FewLines, JsonLines, Limits, examples_of, formats_of
 
 Draw = Callable[..., Image.Image]
 
@@ -301,6 +301,65 @@ def test_the_model_says_what_it_is_and_what_is_taken(client):
     assert about["nearest"] == 8
     assert about["limits"]["body_bytes"] == 20_000_000
     assert about["limits"]["pixels"] == 50_000_000
+
+
+def test_a_corrected_image_is_added_to_the_fixes_by_who_has_the_token(serve, image: bytes, tmp_path: Path):  # fmt: skip
+    file = tmp_path / "fixes.csv"
+    corrections = Corrections(
+        file, vocab=("cross", "disc", "Füchse"), task="category", token="secret"
+    )
+    right = {"x-token": "secret", "content-type": "image/png"}
+
+    with serve(corrections=corrections) as client:
+        for label, body, headers, status in (
+            ("disc", image, {"content-type": "image/png"}, 403),
+            ("disc", image, {**right, "x-token": "guess"}, 403),
+            ("disc", image, {**right, "origin": "http://elsewhere.example"}, 403),
+            ("disk", image, right, 400),
+            ("disc", b"no image", right, 422),
+            ("disc", image, {**right, "content-type": "text/html"}, 415),
+        ):
+            assert client.ask("POST", f"/api/correct?label={label}", body=body, headers=headers).status == status  # fmt: skip
+            assert not file.exists()
+        for label in ("disc", "F%C3%BCchse"):
+            assert client.ask("POST", f"/api/correct?label={label}", body=image, headers=right).status == 200  # fmt: skip
+        assert client.ask("GET", "/api/model").json["corrections"] is True
+        described = client.ask("GET", "/openapi.json").json["paths"]["/api/correct"]["post"]
+    first, second = read_fixes(file)
+    assert (first.action, first.label, second.label) == ("add", "disc", "Füchse")
+    assert first.path == second.path
+    assert Path(first.path).read_bytes() == image
+    assert {"200", "403", "422"} <= set(described["responses"])
+    file.write_text("path,action\ncat.jpg,eat\n")
+    with pytest.raises(TableError, match="eat"):
+        Corrections(file, vocab=("cross",), task="category")
+    with pytest.raises(ConfigError, match="--fixes"):
+        Corrections(file, vocab=("cross",), task="regression")
+
+
+def test_examples_are_shown_without_what_the_camera_wrote(serve, known, tmp_path: Path):
+    picture = Image.open(known[0].path)
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    picture.convert("RGB").save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "b.jpg").write_bytes(b"broken")
+    with serve(examples=examples_of(tmp_path)) as client:
+        assert client.ask("GET", "/api/model").json["examples"] == 1
+        answer = client.ask("GET", "/api/example?number=0")
+        assert client.ask("GET", "/api/example?number=1").status == 400
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(answer.body)).size == picture.size
+    assert b"camera" not in answer.body
+    with pytest.raises(DataError, match="--examples"):
+        examples_of(tmp_path / "b.jpg")
+
+
+def test_what_was_not_asked_for_is_not_there(client, image: bytes):
+    about = client.ask("GET", "/api/model").json
+    assert (about["examples"], about["corrections"]) == (0, False)
+    assert client.ask("GET", "/api/example").status == 404
+    headers = {"content-type": "image/png", "x-token": ""}
+    assert client.ask("POST", "/api/correct?label=disc", body=image, headers=headers).status == 404
 
 
 def test_the_description_names_every_call_and_only_status_codes_that_occur(client):

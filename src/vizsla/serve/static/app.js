@@ -10,7 +10,7 @@ const MOST_BARS = 200;
 const NUM_NEAREST = 6;
 const MOST_IN_SET = 8;
 
-const page = { model: null, waiting: [], underWay: 0 };
+const page = { model: null, waiting: [], underWay: 0, token: location.hash.slice(1) };
 
 function percent(share, decimals = 1) {
   const smallest = 10 ** -decimals;
@@ -41,7 +41,7 @@ async function describe() {
   document.title = model.title + " · vizsla";
   const names = model.vocab.slice(0, 12).join(", ") + (model.vocab.length > 12 ? " and others" : "");
   byId("lead").textContent = {
-    category: `Tells ${counted(model.vocab.length, "class", "classes")} apart: ${names}.`,
+    category: `Recognises ${counted(model.vocab.length, "class", "classes")}: ${names}.`,
     multi_category: `Finds any of ${counted(model.vocab.length, "label")}: ${names}.`,
     regression: `Estimates ${names}.`,
   }[model.task];
@@ -49,12 +49,39 @@ async function describe() {
   byId("limits").textContent =
     `Up to ${(limits.body_bytes / 1e6).toLocaleString("en")}\u202fMB and ` +
     `${(limits.pixels / 1e6).toLocaleString("en")} million pixels each.`;
+  if (model.corrections) byId("stored").textContent = "They are stored only if you correct an answer.";
+  if (model.examples) showExamples(model.examples);
   showFacts(model);
+}
+
+function showExamples(count) {
+  byId("example-list").replaceChildren(...Array.from({ length: count }, (_, number) => {
+    const address = `/api/example?number=${number}`;
+    const item = element("li");
+    const button = element("button", "thumb");
+    button.type = "button";
+    const image = element("img");
+    image.src = address;
+    image.alt = "";
+    button.setAttribute("aria-label", `Classify example ${number + 1}`);
+    button.append(image);
+    button.addEventListener("click", async () => {
+      try {
+        const content = await (await fetch(address)).blob();
+        take([new File([content], `example ${number + 1}.jpg`, { type: "image/jpeg" })]);
+      } catch {
+        showTrouble("The server does not answer. Is vizsla serve still running?");
+      }
+    });
+    item.append(button);
+    return item;
+  }));
+  byId("examples").hidden = false;
 }
 
 function showFacts(model) {
   const facts = [["Network", model.architecture]];
-  if (model.size) facts.push(["Sees", `${model.size[1]} × ${model.size[0]} pixels`]);
+  if (model.size) facts.push(["Image size", `${model.size[1]} × ${model.size[0]} pixels`]);
   for (const metric of model.metrics) {
     if (metric.name !== "accuracy" || metric.value === null) continue;
     const interval = metric.low === null ? "" : ` (95\u202f% interval ${percent(metric.low)} to ${percent(metric.high)})`;
@@ -68,7 +95,7 @@ function showFacts(model) {
       ? `As the model gives them; calibration error ${after} on ${images}`
       : `Calibrated on ${images}; calibration error ${percent(calibration.error_before)} before that, ${after} after`]);
     if (calibration.separation !== null) {
-      facts.push(["None of these", `Tells a class left out from the others with an area of ${calibration.separation.toFixed(2)} under the ROC curve; 0.5 is chance`]);
+      facts.push(["None of these", `An image of a class left out of the answers scored lower than one of a known class in ${percent(calibration.separation, 0)} of pairs; 50\u202f% is chance`]);
     }
   }
   if (model.thresholds) {
@@ -146,7 +173,7 @@ function removeCard(card) {
 
 function enqueue(card) {
   card.find(".wait").hidden = false;
-  card.find(".wait-words").textContent = "Looking at it";
+  card.find(".wait-words").textContent = "Classifying";
   card.find(".fault").hidden = true;
   card.node.classList.remove("failed");
   card.node.setAttribute("aria-busy", "true");
@@ -179,7 +206,7 @@ async function send(card) {
     const response = await post(card);
     if (!response) return;
     if (response.status === 503 || response.status === 429) {
-      card.find(".wait-words").textContent = "The server is busy; waiting for a place";
+      card.find(".wait-words").textContent = "The server is busy; waiting for its turn";
       const seconds = Number(response.headers.get("retry-after")) || 1;
       await new Promise((resolve) => setTimeout(resolve, 1000 * seconds * (0.75 + 0.5 * Math.random())));
       continue;
@@ -187,7 +214,7 @@ async function send(card) {
     await showResponse(card, response);
     return;
   }
-  if (!card.removed) showFault(card, "The server is busy", "It had no place for this image for a while.", true);
+  if (!card.removed) showFault(card, "The server is busy", "It could not take this image for a while.", true);
 }
 
 async function post(card) {
@@ -207,7 +234,7 @@ async function showResponse(card, response) {
   try {
     content = await response.json();
   } catch {
-    showFault(card, "The server went away", "Its answer is cut off.", true);
+    showFault(card, "The server stopped", "Its answer is cut off.", true);
     return;
   }
   const answer = content.pictures?.[0];
@@ -253,9 +280,12 @@ function showAnswer(card, answer) {
     const heat = card.find(".heat");
     heat.hidden = false;
     heat.querySelector("img").src = answer.heat;
-    heat.querySelector("img").alt = `Heat map: bright places speak for ${words.label}`;
+    heat.querySelector("img").alt = `Heat map: bright places support ${words.label}`;
   }
   if (answer.nearest) showNearest(card, answer.nearest);
+  card.answer = answer;
+  byId("save").hidden = false;
+  if (page.model?.corrections && page.token && answer.probabilities) offerCorrection(card, answer);
   say([`${card.file.name || "Pasted image"}: ${words.label} ${words.share}`.trim(), ...foreign].join(". "));
 }
 
@@ -268,7 +298,7 @@ function showForeign(card, answer) {
   const refused = page.model?.calibration ? percent(page.model.calibration.refused_share, 0) : "Some";
   card.find(".foreign-title").textContent = title;
   card.find(".foreign-words").textContent =
-    `${many} as little like any of the classes as this one. ${refused} of the images of known classes get this notice too.`;
+    `${many} as unlike all of the classes as this one. ${refused} of the images of known classes get this notice too.`;
   return [title];
 }
 
@@ -327,6 +357,67 @@ function bar(name, share, first) {
   return row;
 }
 
+function offerCorrection(card, answer) {
+  const choice = card.find(".correct select");
+  choice.multiple = Array.isArray(answer.prediction);
+  const ranked = Object.entries(answer.probabilities).sort((left, right) => right[1] - left[1]);
+  choice.replaceChildren(...ranked.map(([name]) => {
+    const option = element("option", "", name);
+    option.value = name;
+    return option;
+  }));
+  if (!choice.multiple && ranked.length > 1) choice.value = ranked[1][0];
+  card.find(".correct").hidden = false;
+  card.find(".correct form").onsubmit = (event) => {
+    event.preventDefault();
+    correct(card, [...choice.selectedOptions].map((option) => option.value));
+  };
+}
+
+async function correct(card, labels) {
+  let words = "The server does not answer. Is vizsla serve still running?";
+  try {
+    const address = `/api/correct?label=${encodeURIComponent(labels.join(";"))}`;
+    const headers = { "content-type": "application/octet-stream", "x-token": page.token };
+    const response = await fetch(address, { method: "POST", headers, body: card.file });
+    if (response.ok) {
+      card.find(".correct").open = false;
+      words = `Saved as ${labels.join(", ")}.`;
+    } else {
+      words = (await response.json()).error;
+    }
+  } catch {
+    // What is said already holds.
+  }
+  card.find(".corrected").textContent = words;
+  card.find(".corrected").hidden = false;
+}
+
+// A row for each answer, in the columns of vizsla predict --csv.
+function saveCsv() {
+  const cards = [...byId("list").children].map((node) => node.card).filter((card) => card.answer);
+  const isNumber = page.model.task === "regression";
+  const columns = page.model.vocab.map((name) => (isNumber ? "prediction_" : "prob_") + name);
+  const rows = [["path", ...(isNumber ? [] : ["prediction", "probability"]), ...columns]];
+  for (const { answer } of cards) {
+    const said = isNumber ? [] : [[].concat(answer.prediction).join(";"), answer.probability ?? ""];
+    const numbers = isNumber ? answer.prediction : answer.probabilities;
+    rows.push([answer.name, ...said, ...page.model.vocab.map((name) => numbers[name])]);
+  }
+  const link = element("a");
+  const text = rows.map((row) => row.map(csvCell).join(",") + "\r\n").join("");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = "predictions.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
+// Text that a spreadsheet would take for a formula gets a quote in front.
+function csvCell(value) {
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" + value : String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
 function showNearest(card, nearest) {
   card.find(".gallery").replaceChildren(...nearest.map((one) => {
     const item = element("li");
@@ -336,6 +427,12 @@ function showNearest(card, nearest) {
     image.alt = "";
     frame.append(image);
     item.append(frame, breakable(element("span", "name"), one.label || "no label"), element("span", "value", `similarity ${one.similarity.toFixed(2)}`));
+    const track = element("span", "track");
+    track.setAttribute("aria-hidden", "true");
+    const fill = element("span", "fill");
+    fill.style.width = `${100 * Math.min(1, Math.max(0, one.similarity))}%`;
+    track.append(fill);
+    item.append(track);
     return item;
   }));
   card.find(".near").hidden = false;
@@ -344,10 +441,14 @@ function showNearest(card, nearest) {
 // ---- what people do
 
 byId("choose").addEventListener("click", () => byId("files").click());
-byId("files").addEventListener("change", (event) => {
-  if (event.target.files.length) take(event.target.files);
-  event.target.value = "";
-});
+byId("camera").addEventListener("click", () => byId("photo").click());
+for (const id of ["files", "photo"]) {
+  byId(id).addEventListener("change", (event) => {
+    if (event.target.files.length) take(event.target.files);
+    event.target.value = "";
+  });
+}
+byId("save").addEventListener("click", saveCsv);
 byId("clear").addEventListener("click", () => {
   for (const node of [...byId("list").children]) {
     node.card.removed = true;
@@ -355,6 +456,7 @@ byId("clear").addEventListener("click", () => {
     node.remove();
   }
   byId("answers").hidden = true;
+  byId("save").hidden = true;
   say("All images removed.");
   byId("choose").focus();
 });
