@@ -48,7 +48,7 @@ def test_links_lead_somewhere(page: Path):
 
 def test_the_navigation_lists_every_page():
     navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
-    listed = re.findall(r"^  - .*: (\S+\.md)$", navigation, flags=re.MULTILINE)
+    listed = re.findall(r"^ +- .*: (\S+\.md)$", navigation, flags=re.MULTILINE)
     assert sorted(listed) == sorted(
         page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")
     )
