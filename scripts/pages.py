@@ -7,7 +7,7 @@ A comment in a page asks for something, in a line of its own:
     <!-- file: PATH -->         the text of a file of this repository below its title
     <!-- names: PACKAGE ... --> the public names of packages, for mkdocstrings
 
-Of a page with an output or a figure all blocks run, in order, in a folder with drawn images. A drawing, ``![...](NAME.svg)``, becomes part
+The blocks of a page run in order down to its last output or figure, in a folder with drawn images. A drawing, ``![...](NAME.svg)``, becomes part
 of its page, so that it has the page's colours.
 """
 
@@ -112,7 +112,7 @@ class Runner:
             done = subprocess.run(**words, check=False)
             if done.returncode:
                 sys.exit(f"pages: this ended with {done.returncode}:\n{code}{done.stdout}")
-            return done.stdout
+            return done.stdout.replace(f"{Path.cwd()}/", "")
         server = subprocess.Popen(**words, process_group=0)
         self.servers.append(server)
         lines: list[str] = []
@@ -149,7 +149,10 @@ def figure(words: str) -> str:
     file, _, text = words.partition(": ")
     made = MADE / "made" / Path(file).name
     made.parent.mkdir(exist_ok=True)
-    if Path(file).exists():
+    if made.suffix == ".html":  # the folder that this runs in is nobody's
+        here = f"{Path.cwd()}/"
+        made.write_text(Path(file).read_text("utf-8").replace(here, ""), "utf-8")
+    elif Path(file).exists():
         shutil.copy(file, made)
     else:
         plt.gcf().savefig(made, dpi=100, bbox_inches="tight")
@@ -183,13 +186,14 @@ def make_page(name: str) -> None:
     """Write a page, with everything that it asks for."""
     runner = Runner()
     text = (DOCS / name).read_text("utf-8")
+    shown = [ask.end() for ask in PART.finditer(text) if ask["kind"] in ("output", "figure")]
     printed = ""
 
     def part(found: re.Match[str]) -> str:
         nonlocal printed
         kind, words = found["kind"], found["words"] or ""
         if found["code"] is not None:
-            if name in RUN_IN_ORDER:
+            if found.end() < max(shown, default=0):
                 printed = runner.run(found["language"], found["code"])
             return found[0]
         if found["drawing"]:
