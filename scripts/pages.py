@@ -157,7 +157,7 @@ def figure(words: str) -> str:
     else:
         plt.gcf().savefig(made, dpi=100, bbox_inches="tight")
     if made.suffix == ".html":
-        address = f"../made/{made.name}"
+        address = f"made/{made.name}"
         return f'<iframe class="page" src="{address}" title="{text}" loading="lazy"></iframe>\n\n<a href="{address}">{text}: the whole page</a>'
     return f"![{text}](made/{made.name})"
 
@@ -199,7 +199,10 @@ def make_page(name: str) -> None:
         if found["drawing"]:
             drawn = (DOCS / found["drawing"]).read_text("utf-8")
             drawn = re.sub("<style>.*</style>\n", "", drawn)  # the page has the colours
-            return drawn.replace("<svg", f'<div><svg aria-label="{found["alt"]}"', 1) + "</div>"
+            return (
+                drawn.replace("<svg", f'<div class="drawing"><svg aria-label="{found["alt"]}"', 1)
+                + "</div>"
+            )
         if kind == "output":
             return f'```text title="What it prints"\n{printed.rstrip()}\n```'
         return {"figure": figure, "file": below_title}.get(kind, lambda w: references(w.split()))(
