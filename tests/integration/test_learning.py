@@ -18,7 +18,7 @@ from vizsla.data.table import resolve_data
 from vizsla.infer import predict_batches
 from vizsla.model_file import save_bundle
 from vizsla.models import FeatureHead
-from vizsla.recipe import TrainedRun
+from vizsla.recipe import LARGER_SIZE, TrainedRun
 from vizsla.train import Display, MoveBar
 from vizsla.types import ImageTable
 
@@ -97,24 +97,24 @@ def test_training_end_to_end_is_kept_only_where_it_pays(table: ImageTable):
         )
 
 
-def test_minutes_are_spent_on_a_larger_size_and_then_on_steps(
+def test_minutes_are_spent_on_other_features_and_then_on_steps(
     draw_folder: Callable[..., Path], tmp_path: Path
 ):
     few = resolve_data(draw_folder(tmp_path / "few", per_class=8), valid=0.25, seed=0)
     usual = TrainConfig(batch_size=8, device="cpu", num_workers=0)
-    for config, tries in (
-        (replace(usual, minutes=0.06), "Features at 288 pixels"),
-        (replace(usual, minutes=0.01, size=64), ""),  # a size that was asked for stays
+    for config, size in (
+        (replace(usual, minutes=0.06), LARGER_SIZE),
+        (replace(usual, minutes=0.01, size=64), 64),  # a size that was asked for stays
     ):
         console = Console(file=io.StringIO(), soft_wrap=True)
         run = train_classifier(few, config=config, display=Display(console=console))
         assert isinstance(console.file, io.StringIO)
         said = console.file.getvalue()
-        assert ("Features at" in said) == bool(tries)
-        assert tries in said
+        assert ("Features of" in said) == (size == LARGER_SIZE)
+        assert size != LARGER_SIZE or f"{size} pixels" in said
         assert "Trying end-to-end training" in said
         assert "kept: " in run.recipe
-        assert run.resize in (config.resizing(), replace(config, size=288).resizing())
+        assert run.resize in (config.resizing(), replace(config, size=size).resizing())
         predicted_anew(run, few)
 
 

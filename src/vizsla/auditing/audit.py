@@ -44,14 +44,20 @@ from vizsla.files import atomic_write
 from vizsla.infer.neighbours import nearest
 from vizsla.infer.run import extract_features, table_predictions
 from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.features_first import SHARES, fit_size, load_network, pooling_classifier
+from vizsla.recipe.features_first import (
+    SHARES,
+    cache_for,
+    fit_size,
+    load_network,
+    loaders_for,
+    pooling_classifier,
+)
 from vizsla.recipe.head_fit import (
     FeatureLayout,
     HeadFit,
     default_setting,
     fit_feature_head,
 )
-from vizsla.recipe.recipe import cache_for, loaders_for
 from vizsla.seeding import generator
 from vizsla.text import counted, joined, percent_range, percent_text, quoted, valid_unicode
 from vizsla.train.display import Bars, Display

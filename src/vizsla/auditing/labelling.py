@@ -33,14 +33,19 @@ from vizsla.files import atomic_write
 from vizsla.infer.neighbours import evenly_spread, nearest
 from vizsla.infer.run import extract_features
 from vizsla.paths import ImagePaths
-from vizsla.recipe.features_first import fit_size, load_network, pooling_classifier
+from vizsla.recipe.features_first import (
+    cache_for,
+    fit_size,
+    load_network,
+    loaders_for,
+    pooling_classifier,
+)
 from vizsla.recipe.head_fit import (
     NUM_LANDMARKS_OF_MANY,
     FeatureLayout,
     default_setting,
     fit_feature_head,
 )
-from vizsla.recipe.recipe import cache_for, loaders_for
 from vizsla.text import counted, joined, percent_text, quoted, valid_unicode
 from vizsla.train.display import Bars, Display
 from vizsla.train.step import resolve_precision

@@ -29,8 +29,8 @@ from vizsla.bench.timing import (
 from vizsla.data.cache.cache import ImageCache, expected_bytes
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import default_num_workers, device_name, shown_bytes
+from vizsla.recipe.features_first import cache_for
 from vizsla.recipe.going_on import choices_of
-from vizsla.recipe.recipe import cache_for
 from vizsla.seeding import generator
 from vizsla.train.profile import AUGMENTATION, BACKWARD, FORWARD, OPTIMISER
 

@@ -21,7 +21,7 @@ from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier, evaluation_mode
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.recipe.end_to_end import end_to_end_trainer
-from vizsla.recipe.recipe import loaders_for
+from vizsla.recipe.features_first import loaders_for
 from vizsla.train.callbacks.base import Callback
 from vizsla.train.cuda_graphs import STEPS_BEFORE
 from vizsla.train.display import Display

@@ -463,6 +463,11 @@ def _timm_file(record: PretrainedCfg) -> PublishedFile:
     )
 
 
+def packaged_networks() -> tuple[str, ...]:
+    """Return the names of the networks whose weights are in installed packages."""
+    return tuple(name for name, own in PACKAGED_NAMES.items() if is_packaged(own))
+
+
 def local_networks() -> tuple[str, ...]:
     """Return the names of the networks whose weights are on this machine: installed packages, then the caches, small files first.
 
@@ -470,7 +475,6 @@ def local_networks() -> tuple[str, ...]:
     """
     from timm.models import get_pretrained_cfg, list_pretrained
 
-    packaged = [name for name, own in PACKAGED_NAMES.items() if is_packaged(own)]
     hub = hub_from_environment()
     published: dict[str, PublishedFile] = {}
     if hub.hub_cache.is_dir() or hub.url_cache.is_dir():
@@ -484,7 +488,7 @@ def local_networks() -> tuple[str, ...]:
             published[TORCHVISION_PREFIX + name] = PublishedFile(url=url)
     found = {name: cached_file(each, hub=hub) for name, each in published.items()}
     sizes = {name: path.stat().st_size for name, path in found.items() if path is not None}
-    return (*packaged, *sorted(sizes, key=lambda name: sizes[name]))
+    return (*packaged_networks(), *sorted(sizes, key=lambda name: sizes[name]))
 
 
 def _published_weights(published: PublishedFile, *, what: str, licence: str) -> Weights:

@@ -12,6 +12,8 @@ from .end_to_end import train_end_to_end as train_end_to_end
 from .end_to_end import try_end_to_end as try_end_to_end
 from .features_first import EPOCH_COLUMNS as EPOCH_COLUMNS
 from .features_first import FEATURE_PHASES as FEATURE_PHASES
+from .features_first import cache_for as cache_for
+from .features_first import loaders_for as loaders_for
 from .flips import Flips as Flips
 from .flips import without_harmful as without_harmful
 from .going_on import beside as beside
@@ -23,10 +25,9 @@ from .head_fit import HeadFit as HeadFit
 from .head_fit import HeadSetting as HeadSetting
 from .head_fit import default_setting as default_setting
 from .head_fit import fit_feature_head as fit_feature_head
+from .minutes import LARGER_SIZE as LARGER_SIZE
 from .networks import NetworkChoice as NetworkChoice
 from .networks import TriedNetwork as TriedNetwork
 from .networks import choose_network as choose_network
 from .recipe import TrainedRun as TrainedRun
-from .recipe import cache_for as cache_for
-from .recipe import loaders_for as loaders_for
 from .recipe import train_classifier as train_classifier

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla import __version__
+from vizsla.data.cache.cache import ImageCache, expected_bytes
+from vizsla.data.loading.dataloaders import DataLoaders, default_device
 from vizsla.data.table.splits import stratified_split
 from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
@@ -25,7 +27,8 @@ from vizsla.infer.neighbours import evenly_spread, standardised
 from vizsla.infer.run import Features, extract_features, table_predictions
 from vizsla.infer.stored_features import StoredFeatures
 from vizsla.infer.streamline import StreamlinedOnce
-from vizsla.models.backbones import build_backbone
+from vizsla.machine import parse_bytes
+from vizsla.models.backbones import build_backbone, joined_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import FeatureHead
 from vizsla.recipe.config import at_size
@@ -35,6 +38,7 @@ from vizsla.recipe.head_fit import (
     FeatureLayout,
     FitOptions,
     HeadFit,
+    HeadSetting,
     default_setting,
     fit_feature_head,
 )
@@ -59,7 +63,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.infer.stored_features import FeatureStore
     from vizsla.models.stages import Backbone
     from vizsla.recipe.config import TrainConfig
@@ -95,11 +99,74 @@ class HeldOut:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Extracted:
+    """Features of N images, float32 ``(N, V, D)``, with their targets and rows of the table."""
+
+    values: Tensor | StoredFeatures
+    targets: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureSet:
+    """The features of all images of a run, as one network or two joined ones see them at one size.
+
+    Attributes:
+        config: Options with that network and size.
+        loaders: Prepare the images at that size.
+        classifier: The network, with a head that only pools.
+        layout: What the columns are.
+        train: Of the training images, in the views of ``flips``.
+        valid: Of the validation images.
+        flips: Which mirror images are among the views.
+        clock: Of the stage.
+        store: Where the features are, if not in memory.
+    """
+
+    config: TrainConfig
+    loaders: DataLoaders
+    classifier: Classifier
+    layout: FeatureLayout
+    train: _Extracted
+    valid: _Extracted
+    flips: Flips
+    clock: PhaseClock
+    store: FeatureStore | None
+
+    @property
+    def problem(self) -> FitOptions:
+        """What is the same for every head on these features."""
+        loaders = self.loaders
+        return {
+            "layout": self.layout,
+            "num_classes": len(loaders.table.vocab),
+            "task": loaders.table.task,
+            "class_weights": None if loaders.balance == "none" else balanced_class_weights(loaders),
+            "seed": loaders.seed,
+        }
+
+    def fit(self, images: Tensor | None = None, *, setting: HeadSetting | None = None) -> HeadFit:
+        """Fit a head on all training images or on some, by their positions; by default the one that suits any data."""
+        values, targets = self.train.values, self.train.targets
+        if setting is None:
+            setting = default_setting(self.layout, num_rows=values.shape[0] * values.shape[1])
+        if images is not None:
+            values, targets = _some(values, images=images), targets[images]
+        return fit_feature_head(values, targets, setting=setting, **self.problem)
+
+    def discard(self) -> None:
+        """Remove what is on disk."""
+        if self.store is not None:
+            self.store.remove()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureStage:
     """The result of the first stage.
 
     Attributes:
         classifier: Body and fitted head, in eval mode.
+        features: What the head was fitted on; those on disk are gone.
         fit: The head and how it was chosen.
         predictions: On the validation images.
         history: One point per fit of the head, on growing parts of the training images.
@@ -110,6 +177,7 @@ class FeatureStage:
     """
 
     classifier: Classifier
+    features: FeatureSet
     fit: HeadFit
     predictions: Predictions
     history: tuple[HistoryPoint, ...]
@@ -137,8 +205,39 @@ def features_first(
         OutputError: The store has too little room.
         TrainingError: A head cannot be fitted to the features.
     """
-    table = loaders.table
     started = time.monotonic()
+    found = compute_features(
+        loaders, config=config, display=display, profile=profile, backbone=backbone, store=store
+    )
+    found.clock.to(FITTING)
+    notes: tuple[str, ...] = ()
+    with display.bar(FITTING, total=1, unit=""):
+        best = found.fit()
+        if config.flip is not True:
+            asked, values, targets = found.flips, found.train.values, found.train.targets
+            flips, notes = without_harmful(asked, values, targets, found=best, **found.problem)
+            if flips != asked:
+                kept = tuple(asked.views.index(view) for view in flips.views)
+                train = replace(found.train, values=_some(values, views=kept))
+                found = replace(found, train=train, flips=flips)
+                best = found.fit(setting=best.setting)
+    for note in notes:
+        display.line(note)
+    return finish_stage(found, best, display=display, started=started, notes=notes)
+
+
+def compute_features(
+    loaders: DataLoaders,
+    *,
+    config: TrainConfig,
+    display: Display,
+    profile: RunProfile | None = None,
+    backbone: Backbone | None = None,
+    store: FeatureStore | None = None,
+    flips: Flips | None = None,
+) -> FeatureSet:
+    """Compute the features of all images once; ``flips`` None are those that the options ask for, the rest as for ``features_first``."""
+    table = loaders.table
     profile = RunProfile(wanted=False) if profile is None else profile
     clock = profile.stage(
         FEATURES_FIRST,
@@ -149,7 +248,7 @@ def features_first(
     classifier, pooling, layout = pooling_classifier(
         loaders, load_network(config) if backbone is None else backbone
     )
-    flips, notes = Flips.asked_for(config), ()
+    flips = Flips.asked_for(config) if flips is None else flips
     num_features = len(pooling.offset)
     num_views = loaders.train.n * len(flips.views) + loaders.valid.n
     num_bytes = 4 * num_features * num_views
@@ -176,27 +275,51 @@ def features_first(
     )
     train = extract(loaders.loader_for(table.train_rows), "features, training", flips.views)
     valid = extract(loaders.valid, "features, validation", ("plain",))
-    clock.to(FITTING)
-    values = train.values
-    problem: FitOptions = {
-        "layout": layout,
-        "num_classes": len(table.vocab),
-        "task": table.task,
-        "class_weights": None if loaders.balance == "none" else balanced_class_weights(loaders),
-        "seed": loaders.seed,
-    }
-    setting = default_setting(layout, num_rows=values.shape[0] * values.shape[1])
-    with display.bar(FITTING, total=1, unit=""):
-        best = fit_feature_head(values, train.targets, setting=setting, **problem)
-        if config.flip is not True:
-            asked = flips
-            flips, notes = without_harmful(asked, values, train.targets, found=best, **problem)
-            if flips != asked:
-                kept = tuple(asked.views.index(view) for view in flips.views)
-                values = _some(values, views=kept)
-                best = fit_feature_head(values, train.targets, setting=setting, **problem)
-    for note in notes:
-        display.line(note)
+    return FeatureSet(
+        config=config,
+        loaders=loaders,
+        classifier=classifier,
+        layout=layout,
+        train=train,
+        valid=valid,
+        flips=flips,
+        clock=clock,
+        store=store,
+    )
+
+
+def join_features(one: FeatureSet, other: FeatureSet) -> FeatureSet:
+    """Return the features of two networks side by side; both saw the same views of the images at the same size, and are in memory."""
+    backbone = joined_backbone((one.classifier.backbone, other.classifier.backbone))
+    classifier, _, layout = pooling_classifier(other.loaders, backbone)
+
+    def both(first: _Extracted, second: _Extracted) -> _Extracted:
+        if isinstance(first.values, StoredFeatures) or isinstance(second.values, StoredFeatures):
+            raise ConfigError("Features in files are not joined.")
+        return replace(first, values=torch.cat([first.values, second.values], dim=2))
+
+    return replace(
+        other,
+        config=replace(other.config, arch=backbone.spec.arch),
+        classifier=classifier,
+        layout=layout,
+        train=both(one.train, other.train),
+        valid=both(one.valid, other.valid),
+    )
+
+
+def finish_stage(
+    found: FeatureSet,
+    best: HeadFit,
+    *,
+    display: Display,
+    started: float,
+    notes: tuple[str, ...] = (),
+) -> FeatureStage:
+    """Return the stage for a head that ``found.fit`` returned: also fitted on parts of the images, for the learning curve and a trial."""
+    table, loaders, layout = found.loaders.table, found.loaders, found.layout
+    train, valid, clock = found.train, found.valid, found.clock
+    setting = best.setting
     clock.to(LEARNING_CURVE)
     columns = layout.columns(setting.stages, setting.statistics)
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
@@ -204,10 +327,7 @@ def features_first(
     history: list[HistoryPoint] = []
     for fraction in SHARES:
         part = order[: max(2, round(fraction * len(order)))].sort().values
-        fit = best
-        if fraction < 1:
-            some = _some(values, images=part)
-            fit = fit_feature_head(some, train.targets[part], setting=setting, **problem)
+        fit = best if fraction == 1 else found.fit(part, setting=setting)
         with torch.inference_mode():
             logits = torch.cat(
                 [fit.head.classify(each[:, 0, columns]) for each in _blocks(valid.values)]
@@ -246,23 +366,23 @@ def features_first(
         ),
     )
     held_out: HeldOut | None = None
-    if config.trains_on(loaders.device):
+    if found.config.trains_on(loaders.device):
         rest, held = hold_out(table, train.rows, seed=loaders.seed)
         if len(held) and len(rest) >= FEWEST_TRIED:
-            some = _some(values, images=rest)
-            without = fit_feature_head(some, train.targets[rest], setting=setting, **problem)
+            without = found.fit(rest, setting=setting)
             held_out = HeldOut(rest=train.rows[rest], held=train.rows[held], head=without.head)
+    classifier = found.classifier
     classifier.head = fit.head.to(loaders.device)
-    if store is not None:
-        store.remove()
+    found.discard()
     clock.stop()
     return FeatureStage(
         classifier=classifier.eval(),
+        features=found,
         fit=fit,
         predictions=predictions,
         history=tuple(history),
         known=known,
-        flips=flips,
+        flips=found.flips,
         notes=notes,
         held_out=held_out,
     )
@@ -282,6 +402,40 @@ def divide_rows(
     split = stratified_split(groups, valid_fraction=share, seed=seed)
     rest, chosen = (torch.as_tensor(positions, dtype=torch.int64) for positions in split)
     return rest, chosen
+
+
+def cache_for(table: ImageTable, *, config: TrainConfig) -> ImageCache:
+    """Return the cache for a run over a table: all its images centred, and strips for the random crops of the end-to-end epochs."""
+    device = default_device() if config.device == "auto" else torch.device(config.device)
+    num_train, num_valid = len(table.train_rows), len(table.valid_rows)
+    centred = expected_bytes(config.resizing(), num_centred=num_train + num_valid, num_strips=0)
+    strips = expected_bytes(config.resizing(presized=True), num_centred=0, num_strips=num_train)
+    needed = (centred or 0) + (strips or 0) * config.trains_on(device)
+    budget = config.cache_budget
+    return ImageCache(
+        mode=config.cache,
+        budget_bytes=None if budget == "auto" else parse_bytes(budget, option="cache_budget"),
+        device=device,
+        expected_bytes=needed,
+    )
+
+
+def loaders_for(
+    table: ImageTable, *, config: TrainConfig, cache: ImageCache | None = None
+) -> DataLoaders:
+    """Return loaders of a table that prepare its images as in validation; a cache of None is a new ``cache_for`` it."""
+    return DataLoaders(
+        table,
+        resize=config.resizing(),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_workers=config.num_threads,
+        device=None if config.device == "auto" else config.device,
+        cache=cache_for(table, config=config) if cache is None else cache,
+        truncated=config.truncated,
+        bit_depth=config.stated_bit_depth,
+        balance=config.balance,
+    )
 
 
 def load_network(config: TrainConfig, earlier: EarlierModel | None = None) -> Backbone:
@@ -336,15 +490,6 @@ def pooling_classifier(
         backbone, pooling, vocab=table.vocab, task=table.task, class_type=table.class_type
     )
     return classifier.place(loaders.device), pooling, layout
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Extracted:
-    """Features of N images, float32 ``(N, V, D)``, with their targets and rows of the table."""
-
-    values: Tensor | StoredFeatures
-    targets: Tensor
-    rows: Tensor
 
 
 def _extract(

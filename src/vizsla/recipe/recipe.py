@@ -14,14 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from vizsla.data.cache.cache import ImageCache, expected_bytes
-from vizsla.data.loading.dataloaders import DataLoaders, default_device
 from vizsla.errors import ConfigError, PictureError, TrainingError
 from vizsla.infer.run import predict_batches
 from vizsla.infer.stored_features import FeatureStore
-from vizsla.machine import home_folder, parse_bytes
+from vizsla.machine import home_folder
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import build_head
 from vizsla.recipe.config import AUTO, TrainConfig, at_size
@@ -35,29 +31,36 @@ from vizsla.recipe.end_to_end import (
 )
 from vizsla.recipe.features_first import (
     EPOCH_COLUMNS,
-    FeatureStage,
     features_first,
     fit_size,
     load_network,
+    loaders_for,
     pooling_classifier,
 )
 from vizsla.recipe.flips import Flips
 from vizsla.recipe.going_on import as_it_was, check_classes, choices_of, predict_before
+from vizsla.recipe.minutes import better_features
 from vizsla.recipe.networks import choose_network
 from vizsla.text import counted
 from vizsla.train.callbacks.base import as_callbacks
 from vizsla.train.checkpoint import data_identity, differences
-from vizsla.train.display import Display, format_seconds
+from vizsla.train.display import Display
 from vizsla.train.profile import RunProfile
 from vizsla.train.step import resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    import torch
+
+    from vizsla.data.cache.cache import ImageCache
     from vizsla.data.images.sizing import Resize
+    from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
     from vizsla.infer.mistakes import KnownImages
     from vizsla.models.stages import Backbone
+    from vizsla.recipe.features_first import HeldOut
+    from vizsla.train.callbacks.base import Callback
     from vizsla.train.checkpoint import Checkpoint
     from vizsla.train.earlier import EarlierModel
     from vizsla.types import ImageTable
@@ -66,27 +69,9 @@ _CANNOT_DIFFER = ("arch", "weights")
 _ADDED = ("augment", "flip", "vertical_flip", "colour", "balance", "compress_gradients", "minutes")
 """Options that older checkpoints do not have; they were made with the defaults."""
 
-LARGER_SIZE = 288
-"""Pixels that minutes are spent on first; most networks do best at 1.3 times the size of their training."""
-END_TO_END_COSTS = 20
-"""Times as long as the features: a trial and a training of eight epochs each."""
+MINUTES_COST = 20
+"""Times as long as the features: those of a larger network and size, a trial and a training of eight epochs each."""
 AS_IT_WAS = "the earlier model as it was"
-
-
-def cache_for(table: ImageTable, *, config: TrainConfig) -> ImageCache:
-    """Return the cache for a run over a table: all its images centred, and strips for the random crops of the end-to-end epochs."""
-    device = default_device() if config.device == "auto" else torch.device(config.device)
-    num_train, num_valid = len(table.train_rows), len(table.valid_rows)
-    centred = expected_bytes(config.resizing(), num_centred=num_train + num_valid, num_strips=0)
-    strips = expected_bytes(config.resizing(presized=True), num_centred=0, num_strips=num_train)
-    needed = (centred or 0) + (strips or 0) * config.trains_on(device)
-    budget = config.cache_budget
-    return ImageCache(
-        mode=config.cache,
-        budget_bytes=None if budget == "auto" else parse_bytes(budget, option="cache_budget"),
-        device=device,
-        expected_bytes=needed,
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,140 +163,33 @@ def train_classifier(
     loaders = loaders_for(table, config=config, cache=cache)
     settings = _settings_of(config, table=loaders.table, device=loaders.device)
     kept = _kept_by(checkpoint, settings=settings)
-    if kept is not None and (size := kept["notes"].get("size", config.size)) != config.size:
-        config = at_size(config, size)
-        loaders = loaders_for(table, config=config, cache=loaders.cache)
     before: Predictions | None = None
     if earlier is not None:
         precision = resolve_precision(config.precision, device=loaders.device)
         before = predict_before(earlier, loaders, precision=precision)
     display.header(EPOCH_COLUMNS)
-    history: list[HistoryPoint] = []
-    known: KnownImages | None = None
-    first: FeatureStage | None = None
-    trial: Trial | None = None
-    until = None if isinstance(config.minutes, str) else started + 60 * config.minutes
-    if kept is None:
+    if kept is not None:
+        begun = _as_before(kept, loaders, backbone, config=config)
+    else:
         with _store_for(checkpoint, settings=settings) as store:
-            first = features_first(
+            begun = _from_features(
                 loaders,
+                backbone,
                 config=config,
+                chosen=chosen,
+                earlier=earlier,
+                started=started,
+                store=store,
                 display=display,
                 profile=profile,
-                backbone=backbone,
-                store=store,
             )
-            if until is not None:
-                first, config, loaders = _better_features(
-                    first,
-                    config=config,
-                    loaders=loaders,
-                    backbone=backbone,
-                    store=store,
-                    seconds=time.monotonic() - started,
-                    until=until,
-                    display=display,
-                    profile=profile,
-                )
-        if config.epochs == "auto" and not config.trains_on(loaders.device):
-            minutes = math.ceil(END_TO_END_COSTS * (time.monotonic() - started) / 60)
-            display.line(
-                f"End-to-end training, and a larger size, may gain more: --minutes {minutes} tries them."
-            )
-        best = BestState(
-            first.classifier, predictions=first.predictions, name="the head on frozen features"
-        )
-        history += first.history
-        known = first.known
-        flips = first.flips
-        recipe = f"Features first: {first.fit.setting}; {first.fit.result} on the training images, each left out in turn."
-        if loaders.balance != "none":
-            recipe += " Classes of unequal size have equal parts in it."
-        recipe = " ".join([*([chosen] * bool(chosen)), recipe, *first.notes])
-        if earlier is not None:
-            recipe = f"Went on from {earlier.place.name} ({counted(len(earlier.vocab), 'class', 'classes')}). {recipe}"
-            best = _offer_as_it_was(best, earlier, loaders, config=config, display=display)
-    else:
-        best = _best_before(kept["head"], loaders, backbone, config=config)
-        recipe = kept["notes"]["recipe"]
-        flips = Flips(**kept["notes"].get("flips", {}))
-        if "trial" not in kept["notes"]:
-            raise ConfigError(
-                "The run was cut off while an older version of vizsla trained it end to end, which chose in another way what is kept. "
-                "Start again: leave out --resume, and add --force to replace what is there."
-            )
-        trial = Trial(**kept["notes"]["trial"])
-    epochs = config.epochs_on(loaders.device)
-    if trial is not None and not config.chooses_epochs:
-        trial = replace(trial, epochs=epochs)  # --force may have changed them
-    unused = {
-        "learning_rate": "--lr",
-        "presize": "--presize",
-        "patience": "--patience",
-        "colour": "--no-colour",
-        "compress_gradients": "--compress-gradients",
-    }
-    if config.augment != "none":
-        unused["augment"] = "--augment"
-    unused = [word for name, word in unused.items() if getattr(config, name) != getattr(TrainConfig(), name)]  # fmt: skip
-    if unused and not config.trains_on(loaders.device):
+    if unused := _unused_options(config, device=loaders.device):
         display.line(f"Not used, as there are no end-to-end epochs (--epochs): {', '.join(unused)}")
-    interrupted, problem = False, ""
+    trained = _Trained(recipe=begun.recipe)
     if config.trains_on(loaders.device):
-        try:
-            if trial is None:
-                trial = Trial(epochs=epochs, share=0.0)
-                if first is not None and first.held_out is not None:
-                    start = best.classifier
-                    if start is first.classifier:
-                        start = Classifier(
-                            start.backbone,
-                            first.held_out.head,
-                            vocab=start.vocab,
-                            task=start.task,
-                            class_type=start.class_type,
-                        )
-                    trial = try_end_to_end(
-                        loaders,
-                        start=start,
-                        held_out=first.held_out,
-                        config=config,
-                        display=display,
-                        flips=flips,
-                        seconds=None if until is None else until - time.monotonic(),
-                    )
-            if trial.epochs:
-                train_end_to_end(
-                    loaders,
-                    best=best,
-                    trial=trial,
-                    history=history,
-                    notes={
-                        "recipe": recipe,
-                        "settings": settings,
-                        "flips": asdict(flips),
-                        "size": config.size,
-                        "trial": asdict(trial),
-                    },
-                    config=config,
-                    display=display,
-                    flips=flips,
-                    cbs=[*as_callbacks(checkpoint), *profile.steps(END_TO_END)],
-                )
-        except KeyboardInterrupt:
-            display.line("Stopped by Ctrl-C; the best state so far is kept.")
-            interrupted = True
-        except (TrainingError, PictureError) as error:
-            problem = f"{error} The best state so far is kept."
-        finally:
-            best.restore()
-        done = sum(point.stage == END_TO_END for point in history)
-        asked = trial.epochs if trial is not None else epochs
-        number = str(done) if done == asked else f"{done} of {asked}"
-        told = trial.line if trial is not None else ""
-        recipe = (
-            f"{recipe} {told}".rstrip() + f" Then {number} end-to-end epoch{'s' * (asked != 1)}"
-        )
+        cbs = [*as_callbacks(checkpoint), *profile.steps(END_TO_END)]
+        trained = _end_to_end(begun, started=started, settings=settings, display=display, cbs=cbs)
+    best, recipe, known = begun.best, trained.recipe, begun.known
     is_as_it_was = best.name == AS_IT_WAS
     if config.trains_on(loaders.device) or is_as_it_was:
         recipe = f"{recipe.removesuffix('.')}; kept: {best.name}."
@@ -319,17 +197,228 @@ def train_classifier(
             known = replace(known, features=None)
     return TrainedRun(
         classifier=best.classifier.eval(),
-        resize=config.resizing(),
+        resize=begun.config.resizing(),
         predictions=best.predictions,
-        history=tuple(history),
+        history=tuple(begun.history),
         recipe=recipe,
-        interrupted=interrupted,
-        problem=problem,
+        interrupted=trained.interrupted,
+        problem=trained.problem,
         known=known,
-        flips=flips,
+        flips=begun.flips,
         before=before,
         is_as_it_was=is_as_it_was,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Begun:
+    """What end-to-end training goes on from: the features' stage, or a checkpoint.
+
+    Attributes:
+        config: The options, with the network and the size that were kept.
+        loaders: Of that size.
+        best: The fitted head, or what the checkpoint will load.
+        history: So far.
+        recipe: What was done, in words.
+        flips: Which mirror images it learns from.
+        known: What the features' stage knows of the training images; None after a resumed run.
+        start: What a trial starts from, and what judges it; None where nothing is tried.
+        trial: The one that was made before the run was cut off.
+    """
+
+    config: TrainConfig
+    loaders: DataLoaders
+    best: BestState
+    history: list[HistoryPoint]
+    recipe: str
+    flips: Flips
+    known: KnownImages | None = None
+    start: tuple[Classifier, HeldOut] | None = None
+    trial: Trial | None = None
+
+
+def _from_features(
+    loaders: DataLoaders,
+    backbone: Backbone,
+    *,
+    config: TrainConfig,
+    chosen: str,
+    earlier: EarlierModel | None,
+    started: float,
+    store: FeatureStore,
+    display: Display,
+    profile: RunProfile,
+) -> _Begun:
+    """Fit a head on frozen features: those of the network that was asked for, or better ones where there are minutes for them."""
+    first = features_first(
+        loaders, config=config, display=display, profile=profile, backbone=backbone, store=store
+    )
+    if not isinstance(config.minutes, str):
+        first = better_features(
+            first,
+            store=store,
+            seconds=time.monotonic() - started,
+            until=started + 60 * config.minutes,
+            display=display,
+            profile=profile,
+        )
+    elif config.epochs == "auto" and not config.trains_on(loaders.device):
+        minutes = math.ceil(MINUTES_COST * (time.monotonic() - started) / 60)
+        display.line(
+            f"Other networks, a larger size and end-to-end training may gain more: --minutes {minutes} tries them."
+        )
+    best = BestState(
+        first.classifier, predictions=first.predictions, name="the head on frozen features"
+    )
+    recipe = f"Features first: {first.fit.setting}; {first.fit.result} on the training images, each left out in turn."
+    if loaders.balance != "none":
+        recipe += " Classes of unequal size have equal parts in it."
+    recipe = " ".join([*([chosen] * bool(chosen)), recipe, *first.notes])
+    if earlier is not None:
+        recipe = f"Went on from {earlier.place.name} ({counted(len(earlier.vocab), 'class', 'classes')}). {recipe}"
+        best = _offer_as_it_was(best, earlier, loaders, config=config, display=display)
+    start: tuple[Classifier, HeldOut] | None = None
+    if first.held_out is not None:
+        of_rest = best.classifier
+        if of_rest is first.classifier:
+            of_rest = Classifier(
+                of_rest.backbone,
+                first.held_out.head,
+                vocab=of_rest.vocab,
+                task=of_rest.task,
+                class_type=of_rest.class_type,
+            )
+        start = of_rest, first.held_out
+    return _Begun(
+        config=first.features.config,
+        loaders=first.features.loaders,
+        best=best,
+        history=[*first.history],
+        recipe=recipe,
+        flips=first.flips,
+        known=first.known,
+        start=start,
+    )
+
+
+def _as_before(
+    kept: dict[str, Any], loaders: DataLoaders, backbone: Backbone, *, config: TrainConfig
+) -> _Begun:
+    """Go on from a checkpoint, with the network and the size that the run had chosen."""
+    notes = kept["notes"]
+    if "trial" not in notes:
+        raise ConfigError(
+            "The run was cut off while an older version of vizsla trained it end to end, which chose in another way what is kept. "
+            "Start again: leave out --resume, and add --force to replace what is there."
+        )
+    trial = Trial(**notes["trial"])
+    if not config.chooses_epochs:  # --force may have changed them
+        trial = replace(trial, epochs=config.epochs_on(loaders.device))
+    if (arch := notes.get("arch", config.arch)) != config.arch:
+        config = replace(config, arch=arch)
+        backbone = load_network(config)
+    if (size := notes.get("size", config.size)) != config.size:
+        config = at_size(config, size)
+        loaders = loaders_for(loaders.table, config=config, cache=loaders.cache)
+    return _Begun(
+        config=config,
+        loaders=loaders,
+        best=_best_before(kept["head"], loaders, backbone, config=config),
+        history=[],
+        recipe=notes["recipe"],
+        flips=Flips(**notes.get("flips", {})),
+        trial=trial,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trained:
+    """How end-to-end training went, as ``TrainedRun`` tells it."""
+
+    recipe: str
+    interrupted: bool = False
+    problem: str = ""
+
+
+def _end_to_end(
+    begun: _Begun,
+    *,
+    started: float,
+    settings: dict[str, Any],
+    display: Display,
+    cbs: list[Callback],
+) -> _Trained:
+    """Try whether training end to end pays, and do it if it does; the best state is in ``begun.best`` and in its classifier afterwards."""
+    config, best, trial = begun.config, begun.best, begun.trial
+    epochs = config.epochs_on(begun.loaders.device)
+    interrupted, problem = False, ""
+    try:
+        if trial is None:
+            trial = Trial(epochs=epochs, share=0.0)
+            if begun.start is not None:
+                start, held_out = begun.start
+                seconds = None
+                if not isinstance(config.minutes, str):
+                    seconds = started + 60 * config.minutes - time.monotonic()
+                trial = try_end_to_end(
+                    begun.loaders,
+                    start=start,
+                    held_out=held_out,
+                    config=config,
+                    display=display,
+                    flips=begun.flips,
+                    seconds=seconds,
+                )
+        if trial.epochs:
+            train_end_to_end(
+                begun.loaders,
+                best=best,
+                trial=trial,
+                history=begun.history,
+                notes={
+                    "recipe": begun.recipe,
+                    "settings": settings,
+                    "flips": asdict(begun.flips),
+                    "arch": config.arch,
+                    "size": config.size,
+                    "trial": asdict(trial),
+                },
+                config=config,
+                display=display,
+                flips=begun.flips,
+                cbs=cbs,
+            )
+    except KeyboardInterrupt:
+        display.line("Stopped by Ctrl-C; the best state so far is kept.")
+        interrupted = True
+    except (TrainingError, PictureError) as error:
+        problem = f"{error} The best state so far is kept."
+    finally:
+        best.restore()
+    done = sum(point.stage == END_TO_END for point in begun.history)
+    asked = trial.epochs if trial is not None else epochs
+    number = str(done) if done == asked else f"{done} of {asked}"
+    told = trial.line if trial is not None else ""
+    recipe = (
+        f"{begun.recipe} {told}".rstrip() + f" Then {number} end-to-end epoch{'s' * (asked != 1)}"
+    )
+    return _Trained(recipe=recipe, interrupted=interrupted, problem=problem)
+
+
+def _unused_options(config: TrainConfig, *, device: torch.device) -> list[str]:
+    """Return the options that were given and concern end-to-end epochs alone, where there are none."""
+    if config.trains_on(device):
+        return []
+    words = {
+        "learning_rate": "--lr",
+        "presize": "--presize",
+        "patience": "--patience",
+        "colour": "--no-colour",
+        "compress_gradients": "--compress-gradients",
+    }
+    if config.augment != "none":
+        words["augment"] = "--augment"
+    return [word for name, word in words.items() if getattr(config, name) != getattr(TrainConfig(), name)]  # fmt: skip
 
 
 @contextmanager
@@ -376,82 +465,6 @@ def _offer_as_it_was(
         f"kept: {AS_IT_WAS if is_better else best.name}."
     )
     return BestState(was, predictions=said, name=AS_IT_WAS) if is_better else best
-
-
-def _better_features(
-    first: FeatureStage,
-    *,
-    config: TrainConfig,
-    loaders: DataLoaders,
-    backbone: Backbone,
-    store: FeatureStore,
-    seconds: float,
-    until: float,
-    display: Display,
-    profile: RunProfile,
-) -> tuple[FeatureStage, TrainConfig, DataLoaders]:
-    """Spend time on other frozen features, most gain per second first; return the stage with the lowest leave-one-out loss.
-
-    ``seconds`` is what the features took so far. Leave-one-out is honest as long as the body is frozen.
-    """
-    asked = config
-    for other, costs in further_features(asked, backbone):
-        expected = costs * seconds
-        what = f"Features at {other.size} pixels: about {format_seconds(expected)}"
-        if time.monotonic() + expected > until:
-            display.line(f"{what}, more than is left of {asked.minutes:g} minutes.")
-            continue
-        display.line(f"{what}.")
-        prepared = loaders_for(loaders.table, config=other, cache=loaders.cache)
-        found = features_first(
-            prepared,
-            config=other,
-            display=display,
-            profile=profile,
-            backbone=backbone,
-            store=replace(store, identity={**store.identity, "size": other.size}),
-        )
-        is_better = found.fit.loss < first.fit.loss
-        note = (
-            f"Leave-one-out loss {found.fit.loss:.4f} at {other.size} pixels, {first.fit.loss:.4f} at {config.size}; "
-            f"kept: {other.size if is_better else config.size} pixels."
-        )
-        display.line(note)
-        if is_better:
-            first, config, loaders = found, other, prepared
-        first = replace(first, notes=(*first.notes, note))
-    return first, config, loaders
-
-
-def further_features(config: TrainConfig, backbone: Backbone) -> list[tuple[TrainConfig, float]]:
-    """Return options whose features may be better, and their time as a multiple of the first, most gain per second first.
-
-    At 288 pixels instead of 224 the log loss is lower by 5 % on 17 breeds (``benchmarks/LOG.md``) for two thirds more time; end-to-end
-    epochs gain about as much and, by an estimate, take twenty times as long, so they come last. A size that was asked for stays.
-    """
-    usual = TrainConfig().size
-    if config.size != usual or config.start_from or backbone.fixed_size is not None:
-        return []
-    larger, _ = fit_size(at_size(config, LARGER_SIZE), backbone)
-    return [(larger, (larger.size / usual) ** 2)]
-
-
-def loaders_for(
-    table: ImageTable, *, config: TrainConfig, cache: ImageCache | None = None
-) -> DataLoaders:
-    """Return loaders of a table that prepare its images as in validation; a cache of None is a new ``cache_for`` it."""
-    return DataLoaders(
-        table,
-        resize=config.resizing(),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        num_workers=config.num_threads,
-        device=None if config.device == "auto" else config.device,
-        cache=cache_for(table, config=config) if cache is None else cache,
-        truncated=config.truncated,
-        bit_depth=config.stated_bit_depth,
-        balance=config.balance,
-    )
 
 
 def with_network(

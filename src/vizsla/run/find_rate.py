@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING
 
 from vizsla.recipe.config import AUTO
 from vizsla.recipe.end_to_end import RATE_SHARES, end_to_end_trainer
-from vizsla.recipe.features_first import features_first, fit_size, load_network
+from vizsla.recipe.features_first import (
+    features_first,
+    fit_size,
+    load_network,
+    loaders_for,
+)
 from vizsla.recipe.going_on import check_classes, choices_of
-from vizsla.recipe.recipe import loaders_for, with_network
+from vizsla.recipe.recipe import with_network
 from vizsla.train.rates.lr_finder import find_learning_rate
 from vizsla.train.rates.suggestions import (
     ROBUST_RUNS,

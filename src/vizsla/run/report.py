@@ -15,7 +15,7 @@ from vizsla.files import only_writer
 from vizsla.infer.mistakes import collect_evidence
 from vizsla.model_file.bundle import load_bundle
 from vizsla.paths import is_address
-from vizsla.recipe.recipe import loaders_for
+from vizsla.recipe.features_first import loaders_for
 from vizsla.report.build import ReportContent, check_report_installed, write_report
 from vizsla.run.folder import CONFIG, DEMO_DATA, LOCK, REPORT, RunFolder
 from vizsla.train.display import Bars

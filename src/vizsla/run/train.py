@@ -45,9 +45,9 @@ from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import MANIFEST_KEY, safetensors_header, save_bundle
 from vizsla.recipe.config import AUTO, USUAL_THRESHOLD, DataConfig, at_size
 from vizsla.recipe.end_to_end import END_TO_END
-from vizsla.recipe.features_first import fit_size
+from vizsla.recipe.features_first import cache_for, fit_size
 from vizsla.recipe.going_on import beside, check_classes, choices_of
-from vizsla.recipe.recipe import TrainedRun, cache_for, network_of_run, train_classifier
+from vizsla.recipe.recipe import TrainedRun, network_of_run, train_classifier
 from vizsla.report.build import ReportContent, check_report_installed
 from vizsla.run import folder as files
 from vizsla.run.report import commands_of, write_explained
@@ -231,7 +231,7 @@ def run_training(
             )
             # The one that was chosen, so that the same options give the same run elsewhere.
             arch = run.classifier.backbone.spec.arch
-            if plan.config.arch == AUTO:
+            if plan.config.arch == AUTO or plan.config.minutes != "auto":
                 plan = replace(plan, config=replace(plan.config, arch=arch))
             plan = replace(plan, config=at_size(plan.config, as_size(run.resize.size)[0]))
             run, told = _with_thresholds(run, goal=plan.config.threshold)

@@ -14,10 +14,16 @@ from rich.console import Console
 
 from vizsla import ConfigError, TrainConfig, grad_cam, train_classifier, vision_learner
 from vizsla.data.table import resolve_data
-from vizsla.infer import image_features
+from vizsla.infer import image_features, predict_batches
 from vizsla.model_file import load_bundle, save_bundle
 from vizsla.models import BackboneSpec, Classifier, build_backbone
-from vizsla.recipe import TrainedRun, choose_network, loaders_for
+from vizsla.recipe import EPOCH_COLUMNS, TrainedRun, choose_network, loaders_for
+from vizsla.recipe.features_first import (
+    compute_features,
+    features_first,
+    finish_stage,
+    join_features,
+)
 from vizsla.train import Display
 from vizsla.types import ImageTable
 
@@ -134,6 +140,22 @@ def test_joined_networks_are_one_model(table: ImageTable, screen: Display, tmp_p
     assert ((first > 0) | (second > 0) | (heat == 0)).all()
     assert not torch.equal(heat, first)
     assert not torch.equal(heat, second)
+
+
+def test_features_of_two_networks_that_saw_the_images_are_joined(
+    table: ImageTable, screen: Display
+):
+    loaders = loaders_for(table, config=CONFIG)
+    screen.header(EPOCH_COLUMNS)
+    first = features_first(loaders, config=CONFIG, display=screen)
+    other = compute_features(loaders, config=replace(CONFIG, arch=TINY), display=screen)
+    both = join_features(first.features, other)
+    assert both.config.arch == BOTH
+    stage = finish_stage(both, both.fit(), display=screen, started=0.0)
+    again = predict_batches(stage.classifier, loaders.valid.batches(), table=table)
+    torch.testing.assert_close(again.logits, stage.predictions.logits, atol=1e-3, rtol=1e-3)
+    at_once = train(table, screen, arch=BOTH)
+    torch.testing.assert_close(at_once.predictions.logits, again.logits, atol=1e-3, rtol=1e-3)
 
 
 def test_a_name_in_a_join_that_does_not_exist_is_named():
