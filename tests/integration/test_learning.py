@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from rich.console import Console
 
 from vizsla import DataLoaders, Predictions, Predictor, TrainConfig, train_classifier
 from vizsla.data.table import resolve_data
-from vizsla.infer import predict_batches
+from vizsla.infer import FeatureStore, predict_batches
 from vizsla.model_file import save_bundle
 from vizsla.models import FeatureHead
-from vizsla.recipe import LARGER_SIZE, TrainedRun
-from vizsla.train import Display, MoveBar
+from vizsla.recipe import EPOCH_COLUMNS, LARGER_SIZE, TrainedRun, better_features, loaders_for
+from vizsla.recipe.features_first import features_first
+from vizsla.train import Display, MoveBar, RunProfile
 from vizsla.types import ImageTable
 
 CONFIG = TrainConfig(epochs=0, size=64, batch_size=8, device="cpu", num_workers=2)
@@ -100,22 +102,29 @@ def test_training_end_to_end_is_kept_only_where_it_pays(table: ImageTable):
 def test_minutes_are_spent_on_other_features_and_then_on_steps(
     draw_folder: Callable[..., Path], tmp_path: Path
 ):
-    few = resolve_data(draw_folder(tmp_path / "few", per_class=8), valid=0.25, seed=0)
-    usual = TrainConfig(batch_size=8, device="cpu", num_workers=0)
-    for config, size in (
-        (replace(usual, minutes=0.06), LARGER_SIZE),
-        (replace(usual, minutes=0.01, size=64), 64),  # a size that was asked for stays
-    ):
-        console = Console(file=io.StringIO(), soft_wrap=True)
-        run = train_classifier(few, config=config, display=Display(console=console))
-        assert isinstance(console.file, io.StringIO)
-        said = console.file.getvalue()
-        assert ("Features of" in said) == (size == LARGER_SIZE)
-        assert size != LARGER_SIZE or f"{size} pixels" in said
-        assert "Trying end-to-end training" in said
-        assert "kept: " in run.recipe
-        assert run.resize in (config.resizing(), replace(config, size=size).resizing())
-        predicted_anew(run, few)
+    few = resolve_data(draw_folder(tmp_path / "few", per_class=4), valid=0.25, seed=0)
+    quiet = Display(quiet=True)
+    quiet.header(EPOCH_COLUMNS)
+    asked = TrainConfig(batch_size=8, device="cpu", num_workers=0)
+    first = features_first(loaders_for(few, config=asked), config=asked, display=quiet)
+    stage = better_features(
+        first,
+        store=FeatureStore(folder=tmp_path / "features", identity={}),
+        seconds=1.0,
+        until=math.inf,
+        display=quiet,
+        profile=RunProfile(wanted=False),
+    )
+    kept, loaders = stage.features.config, stage.features.loaders
+    assert stage.fit.loss <= first.fit.loss
+    assert kept.size in (asked.size, LARGER_SIZE)
+    assert any(f"{LARGER_SIZE} pixels" in note for note in stage.notes)
+    again = predict_batches(stage.classifier, loaders.valid.batches(), table=few)
+    torch.testing.assert_close(again.logits, stage.predictions.logits, atol=1e-3, rtol=1e-3)
+    small = replace(asked, minutes=0.01, size=64)  # a size that was asked for stays
+    run = train(few, small)
+    assert "kept: " in run.recipe
+    assert run.resize == small.resizing()
 
 
 def test_a_seed_gives_the_same_predictions_with_any_number_of_workers(table: ImageTable):

@@ -26,6 +26,7 @@ from .head_fit import HeadSetting as HeadSetting
 from .head_fit import default_setting as default_setting
 from .head_fit import fit_feature_head as fit_feature_head
 from .minutes import LARGER_SIZE as LARGER_SIZE
+from .minutes import better_features as better_features
 from .networks import NetworkChoice as NetworkChoice
 from .networks import TriedNetwork as TriedNetwork
 from .networks import choose_network as choose_network

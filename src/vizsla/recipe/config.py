@@ -70,8 +70,8 @@ class TrainConfig:
             classes and new ones. Given the folder, images that it was trained on stay out of a validation set that is drawn.
         epochs: End-to-end epochs after the head was fitted; auto: as many as pay within the minutes, without these 5 on a CUDA
             device, else 0.
-        minutes: Time to spend, from reading the images' features on, where it pays: on images of 288 pixels where the size is the
-            default, then on end-to-end epochs; auto: the features, and the epochs that auto says.
+        minutes: Time to spend, from reading the images' features on, where it pays: on a larger network and on larger images where
+            these are the defaults, then on end-to-end epochs; auto: the features, and the epochs that auto says.
         size: Side of the square that the network sees, in pixels; most weights were trained for 224.
         presize: Short side at which images are kept for random crops, in pixels; auto: 1.3 times the size, so that
             rotations and crops do not run out of image.

@@ -1,12 +1,13 @@
 """Spend minutes on other frozen features, the most gain per second first.
 
-The next network costs half as much again as the first one and a larger size two thirds more, and either gains more than
-end-to-end steps, which take twenty times as long. Two networks that saw the images at the same size are also joined, which costs
-the fit of a head. Leave-one-out decides: it is honest as long as the body is frozen.
+The next network takes half as long again as the first one, a larger size twice as long, and either gains more than end-to-end
+steps, which take twenty times as long (``benchmarks/LOG.md``). Two networks that saw the images at the same size are also joined,
+which costs the fit of a head. Leave-one-out decides: it is honest as long as the body is frozen.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from vizsla.recipe.features_first import (
     loaders_for,
 )
 from vizsla.train.display import format_seconds
+from vizsla.train.distributed import any_of
 
 if TYPE_CHECKING:
     from vizsla.infer.stored_features import FeatureStore
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from vizsla.train.display import Display
     from vizsla.train.profile import RunProfile
 
-LARGER_SIZE = 288
-"""Pixels; most networks do best at 1.3 times the size of their training."""
+LARGER_SIZE = 320
+"""Pixels; most networks do best at 1.3 times the size of their training or a little more."""
 NEXT_NETWORK = "efficientnet_lite2"
 NEXT_COST = 1.45
 """Times as long as the default network takes for the same images."""
@@ -64,10 +66,17 @@ def better_features(
     best, fit, notes = first.features, first.fit, [*first.notes]
     seen = [best]
     asked = best.config
+    losses = {(asked.arch, asked.size): fit.loss}
     for config, costs in further_features(asked, best.classifier.backbone):
+        if any(
+            loss > losses.get((arch, asked.size), math.inf)
+            for (arch, size), loss in losses.items()
+            if size == config.size
+        ):
+            continue  # larger images were no better for a network that was tried
         expected = costs * seconds
         what = f"Features of {_named(config)}: about {format_seconds(expected)}"
-        if time.monotonic() + expected > until:
+        if any_of(time.monotonic() + expected > until):
             display.line(f"{what}, more than is left of {asked.minutes:g} minutes.")
             continue
         display.line(f"{what}.")
@@ -87,6 +96,7 @@ def better_features(
         pairs = [join_features(each, found) for each in seen if _can_join(each, found)]
         for each in (found, *pairs):
             tried = each.fit()
+            losses[each.config.arch, each.config.size] = tried.loss
             is_better = tried.loss < fit.loss
             notes.append(
                 f"Leave-one-out loss {tried.loss:.4f} with {_named(each.config)}, {fit.loss:.4f} with {_named(best.config)}."
