@@ -20,9 +20,15 @@ from __future__ import annotations
 
 import errno
 import shlex
+import sysconfig
+import traceback
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.text import first_line, printable
@@ -42,6 +48,38 @@ class VizslaError(Exception):
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the traceback for IPython, which asks for it: the lines of the user, without ours; all after ``%xmode Verbose``."""
+        from IPython.core.getipython import get_ipython
+
+        shell = get_ipython()
+        if shell is None:
+            return traceback.format_exception(self)
+        show = partial(shell.InteractiveTB.structured_traceback, type(self), self, tb_offset=0)
+        lines = _lines_of_user(self.__traceback__)
+        if shell.InteractiveTB.mode == "Verbose" or lines is None:
+            return show(self.__traceback__)
+        chain = (self.__cause__, self.__context__, self.__suppress_context__)
+        cause = self.__cause__ or (None if self.__suppress_context__ else self.__context__)
+        if cause is None or _lines_of_user(cause.__traceback__) is None:
+            self.__cause__, self.__context__ = None, None
+        try:
+            return show(lines)
+        finally:
+            self.__cause__, self.__context__, self.__suppress_context__ = chain
+
+
+def _lines_of_user(found: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the lines of vizsla, of installed packages and of Python itself; None if no line is left."""
+    if found is None:
+        return None
+    rest = _lines_of_user(found.tb_next)
+    file = found.tb_frame.f_code.co_filename
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    if file.startswith((str(Path(__file__).parent), *map(sysconfig.get_path, names))):
+        return rest
+    return TracebackType(rest, found.tb_frame, found.tb_lasti, found.tb_lineno)
 
 
 class DataError(VizslaError):
@@ -95,6 +133,25 @@ class TrainingError(VizslaError):
 
 class OutOfMemoryError(VizslaError, MemoryError):
     """This machine, or its GPU, has too little memory for what was asked for."""
+
+
+class _UnknownNameError(VizslaError, AttributeError):
+    """An object has no attribute of that name."""
+
+
+def unknown_attribute(owner: object, name: str) -> AttributeError:
+    """Return the error for an attribute that an object lacks, with the name that was probably meant, which notebooks do not add.
+
+    Raises:
+        AttributeError: There is such a property, and this came from inside it.
+    """
+    message = f"{type(owner).__name__!r} object has no attribute {name!r}"
+    if name.startswith("_"):  # asked for by Python and notebooks, not by people
+        return AttributeError(message)
+    if hasattr(type(owner), name):
+        object.__getattribute__(owner, name)
+    near = get_close_matches(name, [one for one in dir(owner) if one[0] != "_"], 1, 0.7)
+    return _UnknownNameError(message + (f". Did you mean {near[0]!r}?" if near else ""))
 
 
 @contextmanager

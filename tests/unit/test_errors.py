@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -65,3 +68,32 @@ def test_all_ways_to_run_out_of_memory_are_one_error():
     for error in (RuntimeError("shapes differ"), OSError("gone"), ConfigError("out of memory")):
         with pytest.raises(type(error)), memory_checked("counting", cure=""):
             raise error
+
+
+CELLS = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.colors = "nocolor"
+shell.run_cell("from vizsla.errors import DataError, Problem, raise_problems")
+for mode in ("Context", "Verbose"):
+    shell.run_line_magic("xmode", mode)
+    shell.run_cell("def mine():\\n    raise_problems([Problem(kind=DataError, text='all wrong')])\\nmine()")
+"""
+
+
+def test_a_notebook_shows_the_lines_of_the_user_unless_it_asks_for_all(tmp_path: Path):
+    pytest.importorskip("IPython")
+    done = subprocess.run(
+        [sys.executable, "-c", CELLS],
+        env={**os.environ, "IPYTHONDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    short, whole = done.stdout.split("Verbose")
+    for shown in (short, whole):
+        assert "mine()" in shown
+        assert "raise_problems([" in shown
+        assert "all wrong" in shown
+    assert "errors.py" not in short
+    assert "errors.py" in whole

@@ -30,7 +30,7 @@ from vizsla.classic.training import (
     rates_of,
     returned_values,
 )
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, unknown_attribute
 from vizsla.infer.run import predict_batches
 from vizsla.models.classifier import evaluation_mode
 from vizsla.models.groups import freeze_to
@@ -204,6 +204,12 @@ class ConvLearner:
     def __getitem__(self, index: int) -> nn.Module:
         """Return a layer of the model."""
         return self.children[index]
+
+    if not TYPE_CHECKING:  # checkers would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Say which name was probably meant."""
+            raise unknown_attribute(self, name)
 
     def __repr__(self) -> str:
         """Return the model's text."""

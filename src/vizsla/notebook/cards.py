@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
+import torch
+
+from vizsla.infer.neighbours import evenly_spread
+from vizsla.paths import is_address
+from vizsla.report.cards import Album
 from vizsla.text import counted, printable
 
 if TYPE_CHECKING:
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 5
 """How many classes are named."""
+_MOST_COUNTED, _NUM_IMAGES, _IMAGE_SIDE = 50, 6, 72
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +35,15 @@ class Card:
         title: Its class, or its most important fact.
         facts: (name, value), most important first.
         bars: (name, share 0-1) drawn as bars.
+        counts: (class, training images, validation images), only in HTML.
+        images: (small image as a ``data:`` address, label), only in HTML.
     """
 
     title: str
     facts: tuple[tuple[str, str], ...] = ()
     bars: tuple[tuple[str, float], ...] = ()
+    counts: tuple[tuple[str, int, int], ...] = ()
+    images: tuple[tuple[str, str], ...] = ()
 
     def text(self) -> str:
         """Return the card as one line."""
@@ -56,7 +66,23 @@ class Card:
             f'<td style="text-align:left">{value}</td></tr>'
             for name, value in cells
         ]
-        return f"<table><caption><b>{escape(self.title)}</b></caption>{''.join(rows)}</table>"
+        card = f"<table><caption><b>{escape(self.title)}</b></caption>{''.join(rows)}</table>"
+        if self.images:
+            shown = [
+                f'<figure style="margin:0"><img src="{address}" alt="" height="{_IMAGE_SIDE}">'
+                f"<figcaption>{escape(label)}</figcaption></figure>"
+                for address, label in self.images
+            ]
+            card += f'<div style="display:flex;flex-wrap:wrap;gap:0.6em;margin:0.5em 0">{"".join(shown)}</div>'
+        if self.counts:
+            cell = '<td style="text-align:right">'
+            lines = [
+                f'<tr><th style="text-align:left">{escape(name)}</th>{cell}{train:,}</td>{cell}{valid:,}</td></tr>'
+                for name, train, valid in self.counts
+            ]
+            head = "<tr><th></th><th>training</th><th>validation</th></tr>"
+            card += f"<details><summary>Images of each class</summary><table>{head}{''.join(lines)}</table></details>"
+        return card
 
 
 def loader_card(loader: DataLoader) -> Card:
@@ -89,6 +115,29 @@ def loaders_card(dls: DataLoaders) -> Card:
     )
 
 
+def loaders_html(dls: DataLoaders) -> str:
+    """Return the card of loaders with the images of each class, counted, and a few training images."""
+    table, counts = dls.table, ()
+    if table.task == "category" and len(table.vocab) <= _MOST_COUNTED:
+        numbers = (
+            torch.bincount(targets[targets >= 0], minlength=len(table.vocab)).tolist()
+            for targets in (table.targets[table.train_rows], table.targets[table.valid_rows])
+        )
+        counts = tuple(zip(table.vocab, *numbers, strict=True))
+    rows = table.train_rows
+    if table.task == "category":  # so that images of several classes are shown
+        rows = rows[table.targets[rows].argsort(stable=True)]
+    album = Album()
+    images: list[tuple[str, str]] = []
+    for row in evenly_spread(rows.tolist(), most=_NUM_IMAGES):
+        path = table.paths[row]
+        if not is_address(path):  # a card is not worth a download
+            found = album.of_file(path, side=2 * _IMAGE_SIDE, bit_depth=table.bit_depth)
+            if found.address:
+                images.append((found.address, table.label(row)))
+    return replace(loaders_card(dls), counts=counts, images=tuple(images)).html()
+
+
 def learner_card(learn: Learner) -> Card:
     """Return the card of a learner: its network, what trains, and the last epoch."""
     trains = sum(each.numel() for each in learn.model.parameters() if each.requires_grad)
@@ -110,6 +159,16 @@ def learner_card(learn: Learner) -> Card:
             ("device", str(learn.dls.device)),
         ),
     )
+
+
+def learner_html(learn: Learner) -> str:
+    """Return the card of a learner with its data."""
+    card, dls = learner_card(learn), learn.dls
+    data = f"{dls.train.n:,} training and {counted(dls.valid.n, 'validation image')}"
+    size = getattr(dls, "final_size", None)  # cached features have none
+    if size is not None:
+        data += f" of {size[0]}x{size[1]} pixels"
+    return replace(card, facts=(*card.facts[:2], ("data", data), *card.facts[2:])).html()
 
 
 def predictor_card(predictor: Predictor) -> Card:

@@ -30,7 +30,8 @@ class Table(str):
 def summarise_model(trainer: Trainer) -> Table:
     """Return the layers of a model in the order in which an image passes through them.
 
-    The first validation image (or training image) goes through the network once, in evaluation mode; nothing changes.
+    The first validation image (or training image) goes through the network once, in evaluation mode; nothing changes. ``Identity``
+    layers, which do nothing, are left out.
     """
     loader = trainer.dls.valid if trainer.dls.valid.n else trainer.dls.train
     images = loader.one_batch()[0][:1].as_subclass(Tensor)
@@ -43,7 +44,10 @@ def summarise_model(trainer: Trainer) -> Table:
         trains = str(any(parameter.requires_grad for parameter in own)) if own else ""
         rows.append((type(part).__name__, shape, f"{count:,}" if own else "", trains))
 
-    layers = [part for part in trainer.model.modules() if not list(part.children())]
+    parts = trainer.model.modules()
+    layers = [
+        part for part in parts if not (list(part.children()) or isinstance(part, nn.Identity))
+    ]
     run_watched(trainer.classifier, images, layers=layers, note=note)
     parameters = list(trainer.model.parameters())
     total = sum(parameter.numel() for parameter in parameters)

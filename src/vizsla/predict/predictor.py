@@ -33,7 +33,13 @@ from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.dataloaders import DataLoader, DataLoaders, default_device
 from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.sources import get_image_files, holds_images
-from vizsla.errors import ConfigError, ModelFileError, PictureError, memory_checked
+from vizsla.errors import (
+    ConfigError,
+    ModelFileError,
+    PictureError,
+    memory_checked,
+    unknown_attribute,
+)
 from vizsla.evaluate.conformal import check_coverage
 from vizsla.evaluate.metrics import measure
 from vizsla.evaluate.predictions import Predictions
@@ -309,7 +315,7 @@ class Predictor:
         """Say of what a learner has, and a model file cannot give, what to do instead."""
         way = next((way for names, way in _OF_LEARNERS.items() if name in names.split()), None)
         if way is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise unknown_attribute(self, name)
         raise _NotInFileError(f"A model that was loaded from a file has no {name}. {way}")
 
     def __repr__(self) -> str:

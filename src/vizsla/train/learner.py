@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vizsla.augment.presets import may_mirror
 from vizsla.data.table.check import fingerprint
-from vizsla.errors import ConfigError, DataError
+from vizsla.errors import ConfigError, DataError, unknown_attribute
 from vizsla.evaluate.calibration import calibrate, calibration_line
 from vizsla.evaluate.thresholds import as_thresholds, at_temperature, fit_thresholds
 from vizsla.infer.run import (
@@ -462,15 +462,21 @@ class Learner(Trainer):
         name = name if name.suffix == ".safetensors" else name.with_name(f"{name.name}.safetensors")
         return self.path / self.model_dir / name
 
+    if not TYPE_CHECKING:  # checkers would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Say which name was probably meant."""
+            raise unknown_attribute(self, name)
+
     def __repr__(self) -> str:
         from vizsla.notebook.cards import learner_card
 
         return learner_card(self).text()
 
     def _repr_html_(self) -> str:
-        from vizsla.notebook.cards import learner_card
+        from vizsla.notebook.cards import learner_html
 
-        return learner_card(self).html()
+        return learner_html(self)
 
 
 def vision_learner(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -27,14 +29,30 @@ def test_loaders_say_how_many_images_of_which_classes_they_have(dls: DataLoaders
     )
     assert "shuffled" in repr(dls.train)
     assert "only resized" in repr(dls.valid)
-    assert dls._repr_html_().count("<tr>") == 6
+    html = dls._repr_html_()
+    assert html.count("<tr>") == 6 + 1 + len(dls.vocab)
+    assert html.count('<img src="data:image/jpeg') == 6
+    counted = re.findall(r'right">(\d+)</td><td style="text-align:right">(\d+)</td>', html)
+    assert [sum(map(int, column)) for column in zip(*counted, strict=True)] == [16, 4]
     assert dls.valid._repr_html_().count("<tr>") == 4
 
 
 def test_a_learner_says_what_it_is_and_how_far(learn: Learner):
     assert "network=efficientnet_lite0" in repr(learn)
     assert "epochs=0" in repr(learn)
-    assert "<table>" in learn._repr_html_()
+    assert "16 training and 4 validation images of 24x24 pixels" in learn._repr_html_()
+
+
+def test_a_misspelt_method_names_the_one_that_was_meant(learn: Learner):
+    for owner, name, meant in (
+        (learn, "fit_one_cyle", "fit_one_cycle"),
+        (learn.dls, "show_bacth", "show_batch"),
+    ):
+        with pytest.raises(AttributeError, match=meant):
+            getattr(owner, name)
+    assert not hasattr(learn, "nothing_like_this")
+    assert "Identity" not in str(learn.summary())
+    assert copy.copy(learn).dls is learn.dls
 
 
 def test_a_loaded_learner_predicts_in_a_notebook(learn: Learner, breeds: Path, tmp_path: Path):

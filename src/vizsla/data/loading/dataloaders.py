@@ -39,7 +39,7 @@ from vizsla.data.loading.order import (
 )
 from vizsla.data.table.items import as_files, find_image
 from vizsla.data.table.labels import CategoryMap, KnownLabels, each_item, labelled_like
-from vizsla.errors import ConfigError, DataError
+from vizsla.errors import ConfigError, DataError, unknown_attribute
 from vizsla.machine import Blocks, worker_count
 from vizsla.types import Batch, ImageTable, Size, unknown_targets
 
@@ -844,6 +844,12 @@ class DataLoaders:
         add_transforms(self, tfms, event, loaders=loaders)
         return self
 
+    if not TYPE_CHECKING:  # checkers would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Say which name was probably meant."""
+            raise unknown_attribute(self, name)
+
     def __repr__(self) -> str:
         from vizsla.notebook.cards import loaders_card
 
@@ -851,6 +857,6 @@ class DataLoaders:
 
     def _repr_html_(self) -> str:
         """Return the loaders as a card, for notebooks."""
-        from vizsla.notebook.cards import loaders_card
+        from vizsla.notebook.cards import loaders_html
 
-        return loaders_card(self).html()
+        return loaders_html(self)
