@@ -51,7 +51,7 @@ def torch_answers(path: Path) -> Answers:
 
     def answers(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.no_grad():
-            return module(torch.from_numpy(images)).numpy()
+            return module(torch.tensor(images)).numpy()  # a copy: Pillow's pixels may be read-only
 
     return answers
 
@@ -116,7 +116,7 @@ def executorch_answers(path: Path) -> Answers:
     forward: Any = Runtime.get().load_program(path).load_method("forward")
 
     def answers(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        rows = [forward.execute([torch.from_numpy(image[None])])[0].clone() for image in images]
+        rows = [forward.execute([torch.tensor(image[None])])[0].clone() for image in images]
         return torch.cat(rows).numpy()
 
     return answers
