@@ -318,7 +318,7 @@ def check_choices(choices: TrainConfig) -> None:
     from vizsla.models.names import resolve_architecture
     from vizsla.recipe.config import AUTO, TrainConfig
 
-    arch = TrainConfig.arch if choices.arch == AUTO else choices.arch
+    arch = TrainConfig().arch if choices.arch == AUTO else choices.arch
     all_at_once(lambda: resolve_architecture(arch), lambda: check_device(choices.device))
 
 
