@@ -43,7 +43,7 @@ PictureKind = Literal["not an image", "damaged", "unsupported kind"]
 class VizslaError(Exception):
     """Base of all errors that vizsla raises on purpose.
 
-    Messages name files and classes of strangers, so what a terminal would obey is written out as escapes.
+    Messages contain file and class names from elsewhere, so control characters are shown as escapes.
     """
 
     def __str__(self) -> str:
@@ -120,15 +120,15 @@ class WeightsError(VizslaError):
 
 
 class ModelFileError(VizslaError):
-    """A model file is damaged, not one of ours, or newer than this version of vizsla."""
+    """A model file is damaged, not from vizsla, or newer than this version of vizsla."""
 
 
 class OutputError(VizslaError):
-    """A result cannot be written. Whatever was at that place before is untouched."""
+    """A result cannot be written. An existing file or folder at that place is unchanged."""
 
 
 class TrainingError(VizslaError):
-    """Training cannot start or cannot go on."""
+    """Training cannot start or cannot continue."""
 
 
 class OutOfMemoryError(VizslaError, MemoryError):
@@ -158,7 +158,7 @@ def unknown_attribute(owner: object, name: str) -> AttributeError:
 def memory_checked(doing: str, *, cure: str) -> Generator[None]:
     """Raise OutOfMemoryError where memory runs out in the block, in whichever way Python, NumPy and torch say so.
 
-    ``doing`` ends the sentence "There was not enough memory while ..."; ``cure`` is a sentence.
+    ``doing`` ends the sentence "Out of memory while ..."; ``cure`` is a sentence.
     """
     try:
         yield
@@ -166,7 +166,7 @@ def memory_checked(doing: str, *, cure: str) -> Generator[None]:
         if isinstance(error, VizslaError) or not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"There was not enough memory while {doing} ({first_line(error)}). {cure}"
+            f"Out of memory while {doing} ({first_line(error)}). {cure}"
         ) from error
 
 

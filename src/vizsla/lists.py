@@ -313,12 +313,12 @@ def _places(places: Any, *, length: int) -> list[int]:
         if len(listed) == length:
             return [place for place, wanted in enumerate(listed) if wanted]
         raise ConfigError(
-            f"A mask has one value for each of the {length} items. Received: {len(listed)} values"
+            f"A mask must have one value for each of the {length} items. Received: {len(listed)} values"
         )
     try:
         return list(map(operator.index, listed))
     except TypeError:
         raise ConfigError(
-            "Items are taken by a whole number, a list of them, or a mask, both with one axis. "
-            f"Received: {reprlib.repr(listed)}"
+            "Items are selected by a whole number, a list of them, or a mask, both with one axis. Received: "
+            f"{reprlib.repr(listed)}"
         ) from None

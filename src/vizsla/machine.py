@@ -70,7 +70,7 @@ def worker_count(num_workers: NumWorkers) -> int:
         return default_num_workers()
     if not isinstance(num_workers, int) or num_workers < 0:  # pyright: ignore[reportUnnecessaryIsInstance] (from the user)
         raise ConfigError(
-            f'num_workers is at least 0, or "auto". Received: num_workers={num_workers!r}'
+            f'num_workers must be at least 0, or "auto". Received: num_workers={num_workers!r}'
         )
     return num_workers
 
@@ -104,7 +104,7 @@ def parse_bytes(text: int | str, *, option: str) -> int:
     match = _NUM_BYTES.fullmatch(str(text))
     if match is None or (match[3] and not match[2]):
         raise ConfigError(
-            f"{option} is a number of bytes such as 500MB, 4GB or 1.5GiB. Received: {text!r}"
+            f"{option} must be a number of bytes such as 500MB, 4GB or 1.5GiB. Received: {text!r}"
         )
     unit = match[2].lower()
     return int(float(match[1]) * (_BINARY_UNITS if match[3] else _UNITS)[unit])

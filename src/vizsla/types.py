@@ -64,7 +64,7 @@ SYMMETRY_OF_ORIENTATION = {1: 0, 2: 1, 3: 4, 4: 2, 5: 6, 6: 5, 7: 7, 8: 3}
 def check_task(task: str) -> None:
     """Raise ``ConfigError`` for a word that names no task."""
     if task not in get_args(Task):
-        raise ConfigError(f"task is one of {', '.join(get_args(Task))}. Received: {task!r}")
+        raise ConfigError(f"task must be one of {', '.join(get_args(Task))}. Received: {task!r}")
 
 
 def probabilities_of(logits: Tensor, *, task: Task) -> Tensor:
@@ -142,14 +142,14 @@ FixAction = Literal["relabel", "add", "drop", "keep"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fix:
-    """What is to be done with an image of a data set whose files stay as they are.
+    """A correction for one image of a data set; the data set's files are not changed.
 
     Attributes:
         path: The image: absolute, or relative to the data.
         action: ``"relabel"`` gives it another label, ``"add"`` takes an image from elsewhere into training, ``"drop"`` leaves
             it out, ``"keep"`` says that it is right as it is.
         label: The label of ``"relabel"`` and ``"add"``; several, or several numbers, are separated by ``;``.
-        why: The reason, for people.
+        why: The reason, for human readers.
         when: Date and time in ISO format, such as ``"2026-05-01T12:00:00+00:00"``. Of several fixes for an image the latest
             counts, of equal ones the last; one without a date is earlier than all with one.
         source: Where it was read, for messages.
@@ -170,20 +170,21 @@ class Fix:
 
     def __post_init__(self) -> None:
         if not self.path.strip():
-            raise ConfigError("A fix names an image by its path. Received: an empty path")
+            raise ConfigError("A fix needs the path of an image. Received: an empty path")
         if self.action not in get_args(FixAction):
             raise ConfigError(
-                f"The action of a fix is one of {', '.join(get_args(FixAction))}. Received: {self.action!r}"
+                f"The action of a fix must be one of {', '.join(get_args(FixAction))}. Received: {self.action!r}"
             )
         if self.gives_label and not self.label.strip():
             raise ConfigError(
-                f"A fix with the action {self.action} names a label. Received: an empty label"
+                f"A fix with the action {self.action} needs a label. Received: an empty label"
             )
         try:
             _ = self.seconds
         except (ValueError, OverflowError, OSError):
             raise ConfigError(
-                f"The time of a fix is an ISO date such as 2026-05-01T12:00:00, or empty. Received: {self.when!r}"
+                "The time of a fix must be an ISO date such as 2026-05-01T12:00:00, or empty. Received: "
+                f"{self.when!r}"
             ) from None
 
     @property
@@ -216,12 +217,12 @@ def as_size(size: int | tuple[int, int]) -> Size:
         isinstance(side, bool) or side != int(side) or side < 1 for side in sides
     ):
         raise ConfigError(
-            f"A size is one positive whole number of pixels or (height, width). Received: {size!r}"
+            f"A size must be one positive whole number of pixels or (height, width). Received: {size!r}"
         )
     height, width = map(int, sides)
     if not is_usable_size((height, width)):
         raise ConfigError(
-            f"A size has sides of at most {LARGEST_SIDE:,} pixels, and {MOST_PIXELS:,} pixels in all. "
+            f"A size must have sides of at most {LARGEST_SIDE:,} pixels, and {MOST_PIXELS:,} pixels in all. "
             f"Received: {height} x {width}"
         )
     return height, width

@@ -84,9 +84,10 @@ def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Pa
         *("stage", "images", "epoch", "train_loss", "valid_loss", "accuracy", "time")
     ]
     told = [line for line in lines if line.startswith("Data: ")]
-    assert "of the classes follow from" in told[0]  # the size of the file tells crosses from discs
+    # The size of the file tells crosses from discs.
+    assert "of the images are classified correctly" in told[0]
     assert lines[-4 - len(told)].startswith(
-        "Probabilities: calibrated when the head was fitted; it takes 10 "
+        "Probabilities: calibrated when the head was fitted; checking them takes at least 10 "
     )
     assert lines[-2].startswith("Validation accuracy ")
     assert lines[-2].endswith("(5 images)")
@@ -246,7 +247,7 @@ def test_several_labels_and_numbers_go_all_the_way(
         vizsla("evaluate", run, pictures, *where[:1], f"csv:{table},{words}", "--json").out
     )
     assert judged["metrics"][metric]["value"] == pytest.approx(metrics[metric]["value"], abs=1e-4)
-    assert f"left out: {24 - len(held_out)} images" in judged["notes"][-1]
+    assert f"skipped {24 - len(held_out)} images" in judged["notes"][-1]
     said = vizsla("evaluate", run, pictures, "--labels", f"csv:{table},{words}").out
     assert f"{metric.replace('_', ' ')} " in said
     assert ("\nplain " in said) == bool(answer)
@@ -361,10 +362,10 @@ def test_the_robust_rate_is_shown_with_its_range_or_its_absence():
         "robust    1.00e-04  safe from 2.00e-05 to 7.00e-04 in 3 runs",
         "valley    3.00e-05",
     )
-    none = RobustRate(reason="There is no safe learning rate here: mine.", num_runs=3)
+    none = RobustRate(reason="No safe learning rate was found: mine.", num_runs=3)
     rates = {"robust": (math.nan, (math.nan, math.nan))}
     suggested = SuggestedLRs(rates, unpacked=(), note=none.reason, robust_rate=none)
-    assert describe(suggested) == ("robust    none", "There is no safe learning rate here: mine.")
+    assert describe(suggested) == ("robust    none", "No safe learning rate was found: mine.")
 
 
 # --- predict ---------------------------------------------------------------------------------------------------------
@@ -716,7 +717,7 @@ def test_help_imports_nothing_heavy():
 def test_the_demo_reaches_what_it_promises(vizsla: RunVizsla, here: Path, run_files: list[str]):
     done = vizsla("demo")
     assert (done.code, done.err) == (0, "")
-    assert "Licence: CC BY-NC-SA 4.0. Not for commercial use;" in done.out
+    assert "Licence: CC BY-NC-SA 4.0. Non-commercial use only;" in done.out
     assert "Published: 82.44% SVM on hand-crafted features\n" in done.out
     assert "Published: 88.42% CNN (fine-tuned VGG19)\n" in done.out
     run = here / "runs" / "demo"

@@ -123,7 +123,7 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(
         kill(started, rank=killed)
         printed, errors = started.communicate(timeout=SECONDS)
         assert started.returncode == 0, errors
-    assert "Going on after step" in printed
+    assert "Resuming after step" in printed
     assert figures(tmp_path / "run") == figures(tmp_path / "whole")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert predictions(tmp_path / "run") == predictions(tmp_path / "whole")
@@ -225,7 +225,7 @@ def test_two_machines_without_a_common_folder_go_on_after_a_kill(
     finally:
         for each in started.values():
             each.kill()
-    assert "Going on after step" in "".join(out for out, _ in results)
+    assert "Resuming after step" in "".join(out for out, _ in results)
     (run,) = (
         tmp_path / name / "run"
         for name in machines

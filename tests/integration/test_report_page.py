@@ -162,7 +162,7 @@ def make_content(
         temperature=1.25,
         data=(
             (
-                "98 % (95\u201399 %) of the classes follow from the file type alone.",
+                "From the file type alone 98 % (95\u201399 %) of the images are classified correctly.",
                 "Save all alike.",
             ),
             ("n" * 200, ""),

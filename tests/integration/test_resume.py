@@ -122,7 +122,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
     assert sorted(path.name for path in folder.iterdir()) == [".vizsla-lock", "checkpoint"]
     done = train(folder, "--resume")
     assert (done.code, done.err) == (0, "")
-    assert f"Going on after step {goes_on_after} of {NUM_STEPS}." in done.out
+    assert f"Resuming after step {goes_on_after} of {NUM_STEPS}." in done.out
     same_run(folder, whole)
 
 
@@ -131,7 +131,7 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on(train: Train, whole: Path, 
     status, printed = train_until(5, signal.SIGTERM, folder=folder, train=train, every=300)
     assert os.WEXITSTATUS(status) == printed["code"] == 143
     last = printed["out"].splitlines()[-1]
-    assert last.startswith(f"Told to end after step 6 of {NUM_STEPS}; the state is in ")
+    assert last.startswith(f"Stopped by a signal after step 6 of {NUM_STEPS}; the checkpoint is ")
     assert "--resume" in last
     done = train(folder, "--resume")
     assert (done.code, done.err) == (0, "")
@@ -157,7 +157,7 @@ def cut_off(cut_off_once: Path, tmp_path: Path) -> Path:
         (("--size", 96), ["size: 64 then, 96 now", "presize: 83 then, 125 now"]),
         (("--lr", 1e-4), ["learning rate: 0.001 then, 0.0001 now"]),
         (("--epochs", 3, "--bs", 8), ["epochs: 2 then, 3 now", "batch size: 4 then, 8 now"]),
-        (("--valid", 0.5), ["split: other training or validation images than then"]),
+        (("--valid", 0.5), ["split: training or validation images have changed"]),
     ],
     ids=["size", "rate", "several", "split"],
 )
@@ -174,8 +174,8 @@ def test_other_choices_are_refused_by_name(
 def test_force_goes_on_with_other_choices(train: Train, cut_off: Path):
     done = train(cut_off, "--bs", 8, "--epochs", 3, "--resume", "--force")
     assert (done.code, done.err) == (0, "")
-    assert "Going on although something differs: batch size: 4 then, 8 now" in done.out
-    assert "Going on after step 2 of 6." in done.out  # the first epoch of three is done
+    assert "Resuming despite differences: batch size: 4 then, 8 now" in done.out
+    assert "Resuming after step 2 of 6." in done.out  # the first epoch of three is done
     assert [row["epoch"] for row in history(cut_off)][-3:] == ["1", "2", "3"]
 
 
@@ -185,7 +185,7 @@ def test_force_goes_on_with_other_images(
     more = draw_folder(tmp_path / "images", per_class=20)
     refused = train(cut_off, "--resume", data=more)
     assert refused.code == 2
-    assert "data: other images or labels than then" in refused.err
+    assert "data: images or labels have changed" in refused.err
     done = train(cut_off, "--resume", "--force", data=more)
     assert (done.code, done.err) == (0, "")
     metrics = json.loads((cut_off / "metrics.json").read_text())["metrics"]
@@ -203,7 +203,7 @@ def test_a_finished_run_is_not_trained_anew(train: Train, whole: Path, tmp_path:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     done = train(folder, "--resume")
     assert done.code == 2
-    assert f"nothing to go on with in {folder}" in done.err
+    assert f"nothing to resume in {folder}" in done.err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

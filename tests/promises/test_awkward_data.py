@@ -40,12 +40,12 @@ FILES: tuple[tuple[str, str | bytes, int, str], ...] = (
     ("l.csv", table(*ROWS).encode("utf-16-le"), 2, "zero bytes"),
     ("l.csv", table(*ROWS).replace("a", "caf\xe9").encode("latin-1"), 2, "CSV UTF-8"),
     ("l.csv", table('0.png,"a', *ROWS[1:]), 2, "Check its quotes"),
-    ("l.csv", "file,label,label\n0.png,a,b", 2, "more than once: 'label'"),
-    ("l.csv", table(*ROWS[:6]), 0, "left out: 4 images that no row names: '6.png'"),
-    ("l.csv", table(*ROWS, "99.png,a"), 2, "row 12 ('l/99.png'), there is '9.png'"),
+    ("l.csv", "file,label,label\n0.png,a,b", 2, "duplicate names: 'label'"),
+    ("l.csv", table(*ROWS[:6]), 0, "skipped 4 images that no row names: '6.png'"),
+    ("l.csv", table(*ROWS, "99.png,a"), 2, "row 12 ('l/99.png'), did you mean '9.png'?"),
     ("l.csv", table(*ROWS, "folder.png,a"), 2, "'l/folder.png'), it is a folder"),
     ("l.csv", table(*ROWS, "pipe.png,a"), 2, "'l/pipe.png'), it is a pipe"),
-    ("l.csv", table(*ROWS, "link.png,a"), 2, "'l/link.png'), it is a link to nothing"),
+    ("l.csv", table(*ROWS, "link.png,a"), 2, "'l/link.png'), a broken link"),
     ("l.csv", b"PK\x03\x04", 2, "zip archive"),
     ("l.csv", b"PAR1", 2, "Parquet"),
     ("l.csv", "file,label\n0.png,a\0", 2, "zero bytes"),
@@ -57,11 +57,11 @@ FILES: tuple[tuple[str, str | bytes, int, str], ...] = (
     ("l.jsonl", lines(*RECORDS[:9]) + '\n{"file_name": ', 2, "row 10 of 'l/l.jsonl' is not JSON"),
     ("l.jsonl", lines({"file_name": "0.png"}, ["1.png", "a"]), 2, "row 2: ['1.png', 'a']"),
     ("l.jsonl", lines({"image": {"bytes": ""}, "label": 1}, {"image": "1.png", "label": 2}), 2, "row 1"),
-    ("l.jsonl", lines(*({"file_name": f"{n}.png", "label": {"id": n}} for n in range(9))), 2, "an object as label"),
+    ("l.jsonl", lines(*({"file_name": f"{n}.png", "label": {"id": n}} for n in range(9))), 2, "an object as its label"),
     ("l.json", json.dumps({"0.png": "a", "1.png": "b"}), 2, "single JSON object, with the keys '0.png', '1.png'"),
     ("l.json", "", 2, "empty"),
     ("l.zip", b"PK\x03\x04", 2, "Unpack it"),
-    ("l.parquet", b"PAR1", 2, "Write it again"),
+    ("l.parquet", b"PAR1", 2, "Create it again"),
 )  # fmt: skip
 
 
@@ -108,16 +108,16 @@ def test_folders_as_they_should_not_be(
     done = vizsla("check", "pictures")
     assert done.code == 0
     for words in (
-        "left out: pipes, sockets or devices: cross/pipe.png, cross/zero.png, disc/socket.png",
-        "left out: 1 image whose name begins with a dot",
+        "skipped pipes, sockets or devices: cross/pipe.png, cross/zero.png, disc/socket.png",
+        "skipped 1 image with a name that begins with a dot",
         "exact duplicates within a set: 4 images in 8 files",
     ):
         assert words in done.out.replace("across training, validation and test", "within a set")
     for data, words in (
         ("http://127.0.0.1:9/pets", "cannot be read"),
         ("telepathy://bucket/pets", "cannot be opened"),
-        ("pictures/*", r"* and ~ stand for nothing"),
-        ("~/pets", r"* and ~ stand for nothing"),
+        ("pictures/*", r"* and ~ are not expanded"),
+        ("~/pets", r"* and ~ are not expanded"),
         ("pictures/cross/pipe.png", "is a pipe"),
         ("/dev/null", "is a pipe or a device"),
     ):

@@ -87,7 +87,7 @@ def refusal(vizsla: RunVizsla, earlier_run: Path) -> Refusal:
 def test_a_missing_folder_is_named_with_those_that_are_there(refusal: Refusal, folder: Path):
     (folder / "animals" / "pets").mkdir(parents=True)
     assert refusal("animals/pet") == (
-        "There is no folder 'animals/pet'. Check the spelling. In 'animals' there are the folders:\n  'pets'"
+        "There is no folder 'animals/pet'. Check the spelling. 'animals' contains these folders:\n  'pets'"
     )
 
 
@@ -102,7 +102,7 @@ def test_a_folder_without_images_and_an_empty_one(refusal: Refusal, folder: Path
     assert refusal("texts") == (
         "There are no images in 'texts' and the folders below it. The files there have these extensions:\n"
         "  .txt: 2 files\n  .pdf: 1 file\n"
-        "Give the folder that holds the images, or convert them to JPEG or PNG."
+        "Give the folder of the images, or convert them to JPEG or PNG."
     )
 
 
@@ -110,9 +110,9 @@ def test_a_single_class_is_refused(refusal: Refusal, image_folder: Path):
     shutil.rmtree(image_folder / "disc")
     message = refusal("pictures")
     assert message.startswith(
-        "There is only one class, 'cross', for all 12 images. A classifier needs two."
+        "There is only one class, 'cross', for all 12 images. A classifier needs at least two."
     )
-    assert "Put each class into a folder of its own" in message
+    assert "Put each class into its own folder" in message
 
 
 def test_a_class_with_a_single_image_is_named(refusal: Refusal, make_image: Callable[..., Path]):
@@ -120,9 +120,9 @@ def test_a_class_with_a_single_image_is_named(refusal: Refusal, make_image: Call
         make_image(f"pictures/cross/{number}.jpg", number=number)
     make_image("pictures/disc/0.jpg", label="disc")
     assert refusal("pictures") == (
-        "1 class has a single image, which cannot be in training and in validation:\n"
+        "1 class has only one image, which cannot be in both training and validation:\n"
         "  'disc': 'pictures/disc/0.jpg'\n"
-        "Add images of the class, remove it, or train on it without measuring it: --min-per-class 1 (min_per_class=1)."
+        "Add images of the class, remove it, or train on it without validating it: --min-per-class 1 (min_per_class=1)."
     )
 
 
@@ -132,11 +132,11 @@ def test_a_class_with_a_single_image_is_trained_on_if_asked(
     make_image("pictures/star/0.jpg", label="star")
     done = vizsla("train", image_folder, "--size", "64", "--out", "run", "--min-per-class", "1")
     assert done.code == 0
-    told = "not measured: 1 class has no validation image: 'star'"
+    told = "not validated: 1 class has no validation images: 'star'"
     assert told in done.out
     assert told in json.loads(Path("run/metrics.json").read_text("utf-8"))["notes"]
     report = Path("run/report.html").read_text("utf-8")
-    assert "not measured: 1 class" in report
+    assert "not validated: 1 class" in report
     assert vizsla("report", "run").code == 0
 
 
@@ -148,7 +148,7 @@ def test_a_class_that_only_validation_has_is_named(
             make_image(f"pictures/{place}/{number}.jpg", number=number)
     assert refusal("pictures") == (
         "1 class is in validation but not in training:\n"
-        "  'star': 2 images, the first 'pictures/valid/star/0.jpg'\n"
+        "  'star': 2 images, first 'pictures/valid/star/0.jpg'\n"
         "Add images of the class, or remove it."
     )
 
@@ -156,7 +156,7 @@ def test_a_class_that_only_validation_has_is_named(
 # --- images that cannot be read --------------------------------------------------------------------------------------
 
 CAUSES = {
-    "cross/cut.jpg": "damaged: the file is truncated, it ends before the image does",
+    "cross/cut.jpg": "damaged: the file is truncated (it ends before the image is complete)",
     "cross/text.jpg": "not an image: text that begins with 'Dear diary'",
     "disc/zero.jpg": "not an image: the file is empty (0 bytes)",
 }
@@ -180,9 +180,7 @@ def test_all_unreadable_images_are_listed_before_training(refusal: Refusal):
     assert sorted(lines[1:-1]) == [
         f"  'pictures/{name}': {cause}" for name, cause in CAUSES.items()
     ]
-    assert lines[-1].startswith(
-        "Repair or remove the files, or train on the rest with --on-bad skip"
-    )
+    assert lines[-1].startswith("Repair or remove the files, or skip them with --on-bad skip")
 
 
 @pytest.mark.usefixtures("damaged_folder")
@@ -205,7 +203,7 @@ def test_on_bad_skip_trains_on_the_rest_and_the_report_lists_the_others(
 ):
     done = vizsla("train", "pictures", "--size", "64", "--out", "run", "--on-bad", "skip")
     assert (done.code, done.err) == (0, "")
-    assert "Left out 3 unreadable images; the report lists what was wrong." in done.out
+    assert "Skipped 3 unreadable images; the report lists the causes." in done.out
     report = re.sub(r"<[^>]*>", "", (folder / "run" / "report.html").read_text("utf-8"))
     assert all(f"{name}{cause}" in report for name, cause in escaped_causes().items())
     predictions = (folder / "run" / "predictions.csv").read_text("utf-8")
@@ -241,7 +239,7 @@ def test_a_table_with_a_missing_file_names_row_and_path(refusal: Refusal):
     write_table(*GOOD_ROWS, "cross_99,cross")
     assert refusal("pictures", "--labels", "csv:labels.csv") == (
         "1 of 25 image files does not exist:\n  row 26 ('pictures/cross_99')\n"
-        "Correct the names, or bring the files there."
+        "Correct the names, or put the files there."
     )
 
 
@@ -250,7 +248,7 @@ def test_a_table_with_an_empty_label_names_the_row(refusal: Refusal):
     write_table("cross_0, ", *GOOD_ROWS[1:])
     assert refusal("pictures", "--labels", "csv:labels.csv") == (
         "1 image has an empty label:\n  row 2 ('pictures/cross/cross_0.jpg')\n"
-        "Fill the label in, or remove the image.\n"
+        "Fill in the label, or remove the image.\n"
         "Labels are read from column 'kind' of 'labels.csv' (its header is row 1)."
     )
 
@@ -262,7 +260,7 @@ def test_a_table_with_duplicate_rows_names_them(refusal: Refusal):
         "2 images are listed more than once:\n"
         "  'pictures/cross/cross_0.jpg': 2 times (row 2, row 26), each labelled 'cross'\n"
         "  'pictures/disc/disc_11.jpg': 2 times (row 25, row 27), with different labels: 'disc', 'cross'\n"
-        "List each image once, with the label that is right."
+        "List each image once, with its correct label."
     )
 
 
@@ -284,7 +282,7 @@ def test_a_regex_that_matches_nothing_shows_three_of_the_names(refusal: Refusal)
 def test_a_regex_without_a_group_is_told_to_get_one(refusal: Refusal):
     message = refusal("pictures", "--labels", r"regex:.+_\d+")
     assert "has no group, so it does not say which part is the label" in message
-    assert r"Put that part in round brackets, for example '(.+)_\d+\.jpg$'." in message
+    assert r"Put parentheses around that part, for example '(.+)_\d+\.jpg$'." in message
 
 
 @pytest.mark.usefixtures("image_folder")
@@ -487,7 +485,7 @@ exit $status
         r"vizsla: Cannot write disk/pets/unfinished-\w+/history\.csv: No space left on device\. "
         r"Nothing was left there\. Free some space, or choose a place on another disk\. "
         r"The earlier files in disk/pets are untouched\. "
-        r"What was written of the new run is in disk/pets/unfinished-\w+\.\n",
+        r"The unfinished new run is in disk/pets/unfinished-\w+\.\n",
         done.stderr,
     )
     assert done.stdout.splitlines()[-1] == "model.safetensors"

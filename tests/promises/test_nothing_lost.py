@@ -184,7 +184,7 @@ def test_a_disk_cache_that_is_full_only_stops_growing(
     table = resolve_data(image_folder, seed=0)
     with full_disk(1000):
         read_all(table, plan=plan, cache=cache, display=QUIET)
-    assert "no more are stored: File too large" in cache.describe()
+    assert "storing stopped: File too large" in cache.describe()
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
 
 
@@ -195,8 +195,8 @@ def test_a_run_outlives_a_full_disk(train: Any, plan: RunPlan, tmp_path: Path, f
         warnings.simplefilter("always")
         with pytest.raises(OutputError) as caught:
             train(checkpoint_seconds=1e-3)
-    assert sum("Training goes on" in str(each.message) for each in shown) >= 3
-    assert "There is none to go on from" in str(shown[-1].message)
+    assert sum("Training continues" in str(each.message) for each in shown) >= 3
+    assert "There is no earlier one to resume from" in str(shown[-1].message)
     assert str(tmp_path / "run") in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -253,16 +253,16 @@ def test_results_that_exist_are_refused_or_numbered_at_once(
         (("predict", run, image_folder, "--csv", "out.csv"), "'out.csv' exists"),
         (
             ("predict", run, image_folder, "--csv", "run/predictions.csv", "--force"),
-            "of the run in",
+            "belongs to the run in",
         ),
-        (("predict", run, image_folder, "--csv", "run/metrics.json"), "of the run in"),
+        (("predict", run, image_folder, "--csv", "run/metrics.json"), "belongs to the run in"),
         (("export", run, "--onnx", "m.onnx"), "m.onnx exists"),
         (("export", run, "--onnx", "g.onnx"), "g.golden.npz exists"),
         (("export", run, "--torch", "m.pt2"), "m.pt2 exists"),
         (("export", run, "--openvino", "m.xml"), "m.bin exists"),
         (("export", run, "--space", "run", "--force"), "run exists"),
         (("export", run, "--docker", "none/docker"), "no folder none"),
-        (("export", run, "--torch", "run/model.safetensors", "--force"), "of the run in"),
+        (("export", run, "--torch", "run/model.safetensors", "--force"), "belongs to the run in"),
         (("export", run, "--torch", "none/m.pt2"), "no folder none"),
     ):
         done = vizsla(*words)
@@ -411,8 +411,8 @@ def test_a_signal_in_each_phase_leaves_nothing_half_done(
     for at, options, left, words in (
         (["tiny.safetensors"], (), [], "Told to end."),
         ([".jpg"], (), [], "nothing was written"),
-        ([".part.csv"], (), ["unfinished"], "not all files are there"),
-        ([".part.html"], epochs, ["checkpoint", "unfinished"], "Go on with --resume"),
+        ([".part.csv"], (), ["unfinished"], "some files are missing"),
+        ([".part.html"], epochs, ["checkpoint", "unfinished"], "Continue with --resume"),
     ):
         code, said = signalled(*train, *options, at=at, number=signal.SIGTERM)
         assert (code, words in said) == (143, True), (at, said)
@@ -423,7 +423,7 @@ def test_a_signal_in_each_phase_leaves_nothing_half_done(
     # Ctrl-C saves the best state, and again while that is written: the checkpoint is there to go on from.
     twice = ["+++++.part.safetensors", ".part.csv"]
     code, said = signalled(*train, *epochs, at=twice, number=signal.SIGINT)
-    assert (code, "Go on with --resume" in said) == (130, True), said
+    assert (code, "Continue with --resume" in said) == (130, True), said
     assert vizsla(*train, *epochs, "--resume").code == 0
     shutil.rmtree(next((here / "run").glob("unfinished-*")))
     assert names_in(here / "run") == run_files

@@ -116,7 +116,7 @@ def test_a_module_of_ones_own_goes_the_whole_way(dls: Any, image_folder: Path, h
     assert torch.allclose(again_preds[0], found.probabilities, atol=1e-5)
     sent: Predictor = pickle.loads(pickle.dumps(again))  # noqa: S301 (our own)
     assert sent.predict(file).label == expected.label
-    with pytest.raises(ConfigError, match=r"Own is your own.*no maps"):
+    with pytest.raises(ConfigError, match=r"Own is your own.*no feature maps"):
         grad_cam(learn.classifier, torch.zeros(1, 3, SIZE, SIZE))
 
 

@@ -88,7 +88,10 @@ LITTLE_NOISE = 0.02
 """Share of wrong labels that hardly costs accuracy."""
 CONTRADICTED = 0.1
 """Probability of a label below which the network contradicts it."""
-LEARNT_INSTEAD = "A network may learn that instead of the object. Make it the same for all classes, or judge on images from elsewhere."
+LEARNT_INSTEAD = (
+    "The network may learn this instead of the object. Make it the same for all classes, or test "
+    "on images from another source."
+)
 MOST_MASKED = 600
 MASKED_SHARE = 0.6
 """Of each side, in the centre, that is hidden when the surroundings alone are judged."""
@@ -153,16 +156,16 @@ class MoreData:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Audit:
-    """Everything that was found out about a data set.
+    """The results of an audit of a data set.
 
     Attributes:
         table: The images.
-        findings: What was found, the gravest first.
-        rows: int64 ``(N,)``, rows that were looked at.
-        left_out: What heads that were fitted without an image say about it; None where images do not have one class each.
+        findings: What was found, most serious first.
+        rows: int64 ``(N,)``, rows that were examined.
+        left_out: Leave-one-out predictions: those of heads fitted without the image; None if images do not have one class each.
         noise: Estimated share of wrong labels; None as before.
-        cues: How well classes follow from what is not the object.
-        grouping: Groups that a random split tears apart; None if there are none.
+        cues: How well classes can be predicted from something other than the object.
+        grouping: Groups that a random split would divide; None if there are none.
         more_data: None where the accuracy does not depend on the number of images.
         network: Name of the frozen network.
         seconds: How long it took.
@@ -187,12 +190,12 @@ class Audit:
 
     @property
     def suspects(self) -> tuple[Item, ...]:
-        """The images whose label is probably wrong, surest first."""
+        """The images whose label is probably wrong, most likely first."""
         return tuple(item for each in self.findings if each.kind == "label" for item in each.items)
 
     @property
     def fixes(self) -> tuple[Fix, ...]:
-        """The suggested class of each suspect, for a person to go through before training takes them (``fixes=``, ``--fixes``)."""
+        """The suggested class of each suspect, to be reviewed before training uses them (``fixes=``, ``--fixes``)."""
         return tuple(
             Fix(
                 path=self.table.shown_path(item.row),
@@ -218,9 +221,7 @@ class Audit:
             yield f"      {each.advice}"
 
     def _shown(self, item: Item) -> str:
-        rather = (
-            f" ({self.table.label(item.row)}, rather {item.suggestion})" if item.suggestion else ""
-        )
+        rather = f" ({self.table.label(item.row)} -> {item.suggestion}?)" if item.suggestion else ""
         return quoted(self.table.shown_path(item.row)) + rather
 
     def to_dict(self) -> dict[str, object]:
@@ -304,7 +305,7 @@ def audit(
     config: TrainConfig | None = None,
     display: Display | None = None,
 ) -> Audit:
-    """Look at labelled images and say what is wrong with them; nothing is changed.
+    """Find problems in labelled images; nothing is changed.
 
     Args:
         data: A folder, a CSV file, loaders, or a table.
@@ -313,7 +314,7 @@ def audit(
         display: Where to show progress; None is the screen.
 
     Returns:
-        What was found. Where images have several labels or numbers, or no label, what needs one class for each image is left out.
+        What was found. For images with several labels, numbers or no label, checks that need one class per image are skipped.
 
     Raises:
         DataError: The data cannot be read as labelled images, or fewer than two images can be read.
@@ -344,7 +345,9 @@ def audit(
         rows, traits = asked[readable], [one for one in every if one is not None]
         if len(rows) < 2:
             raise DataError(
-                f"An audit compares images with one another. Received: {counted(len(rows), 'image')} that can be read, of {len(asked):,}."
+                "An audit compares images, so at least two must be readable. Readable: "
+                f"{counted(len(rows), 'image')} of {len(asked):,}. vizsla check says what is "
+                "wrong with each."
             )
         classifier, pooling, layout = pooling_classifier(loaders, backbone)
         precision = resolve_precision(config.precision, device=loaders.device)
@@ -454,9 +457,9 @@ def _duplicates(look: _Look, greys: GreyImages) -> Iterator[Finding]:
             Item(row=first, reason=joined(kinds, limit=3), score=likeness, related=tuple(others))
         )
     words: dict[str, tuple[Severity, str, str]] = {
-        "contradiction": ("mend", "the same or nearly the same, with different labels", "At most one of the labels is right. Decide in fixes.csv: relabel or drop."),
-        "across sets": ("mend", "the same or nearly the same, in training and in validation", "They make the accuracy look better than it is. Drop one of each, or split with --group auto."),
-        "duplicate": ("know", "the same or nearly the same", "They count more than others in training; a split with --group auto keeps them together."),
+        "contradiction": ("mend", "exact or near duplicates with different labels", "At most one of the labels is right. Decide in fixes.csv: relabel or drop."),
+        "across sets": ("mend", "exact or near duplicates in both training and validation", "They inflate the measured accuracy. Drop one of each, or split with --group auto."),
+        "duplicate": ("know", "exact or near duplicates", "They weigh more than other images in training; --group auto keeps them on one side of the split."),
     }  # fmt: skip
     for kind, (severity, what, advice) in words.items():
         if items := by_kind[kind]:
@@ -485,7 +488,9 @@ def _image_faults(look: _Look) -> Iterator[Finding]:
             kind=name,
             severity="know" if usual else "look",
             title=f"{share} {name}: {meaning}.",
-            advice="That is how this data is." if usual else "Drop what nobody could label.",
+            advice="This is typical of the data set, so nothing needs doing."
+            if usual
+            else "Drop the images that nobody could label.",
             items=() if usual else tuple(Item(row=row, reason=meaning) for row in rows),
         )
 
@@ -521,8 +526,8 @@ def _far_away(look: _Look) -> Iterator[Finding]:
         yield Finding(
             kind="outlier",
             severity="look",
-            title=f"{counted(len(items), 'image is', 'images are')} like no other image.",
-            advice="Look whether they belong to any of the classes; drop those that do not.",
+            title=f"{counted(len(items), 'image is', 'images are')} unlike all others.",
+            advice="Check that they belong to one of the classes; drop those that do not.",
             items=tuple(items),
         )
 
@@ -590,10 +595,13 @@ def _of_classes(
                 kind="groups",
                 severity="mend",
                 title=(
-                    f"Images named alike are alike: {percent_text(grouping.accuracy)} right when they are torn apart, "
-                    f"{percent_text(grouping.grouped_accuracy)} when groups such as {quoted(grouping.example)} stay together."
+                    "Images with similar names look alike: accuracy is "
+                    f"{percent_text(grouping.accuracy)} when groups such as "
+                    f"{quoted(grouping.example)} are split between training and validation, "
+                    f"{percent_text(grouping.grouped_accuracy)} when they stay together."
                 ),
-                advice=f"Split by groups, or the accuracy is too good: --group 'regex:{grouping.pattern}'",
+                advice="Keep groups on one side of the split, or the measured accuracy is too high: "
+                f"--group 'regex:{grouping.pattern}'",
             )
         )
     more_data = _more_data(look, fit, places)
@@ -606,12 +614,13 @@ def _of_classes(
                 kind="more data",
                 severity="know",
                 title=(
-                    f"{percent_text(now)} are right with {more_data.points[-1][0]:,} images; twice as many like these would reach "
+                    f"Accuracy is {percent_text(now)} with {more_data.points[-1][0]:,} images; "
+                    "twice as many like these would bring it to "
                     f"{percent_range(more_data.low, more_data.high)}."
                 ),
-                advice="More images help."
+                advice="Collect more images."
                 if more
-                else "Whether more images of the same kind help cannot be told.",
+                else "It is uncertain whether more images of the same kind would help.",
             )
         )
     if cue is not None:
@@ -659,10 +668,10 @@ def _labels(
             kind="confused",
             severity="know",
             title=(
-                f"{counted(len(confused), 'other label is', 'other labels are')} contradicted by the network, no more than its usual "
-                "confusions explain."
+                f"{counted(len(confused), 'other label is', 'other labels are')} contradicted by "
+                "the network, but no more than its usual confusions explain."
             ),
-            advice="Wrong labels of similar classes are among them, if there are any.",
+            advice="If similar classes are mislabelled, those images are among them.",
             items=items_of(confused),
         )
 
@@ -674,9 +683,10 @@ def label_finding(noise: LabelNoise, *, items: tuple[Item, ...] = ()) -> Finding
         kind="label",
         severity="mend" if noise.low > LITTLE_NOISE else "look",
         title=(
-            f"{counted(len(noise.suspects), 'label is', 'labels are')} suspected to be wrong; about {rate} of all labels may be."
+            f"{counted(len(noise.suspects), 'label is', 'labels are')} probably wrong; an "
+            f"estimated {rate} of all labels are."
         ),
-        advice="Go through them with vizsla label DATA; or delete the rows of fixes.csv that are wrong, and give it to train --fixes.",
+        advice="Review them with vizsla label DATA; or delete the rows of fixes.csv that you disagree with, and train with --fixes.",
         items=items,
     )
 
@@ -692,14 +702,15 @@ def _class_sizes(look: _Look) -> Iterator[Finding]:
             kind="few images",
             severity="look",
             title=f"{counted(len(few), 'class has', 'classes have')} fewer than {FEW_IMAGES} images: {joined(few, limit=8)}.",
-            advice="Their accuracy cannot be measured. Add images, or leave the classes out.",
+            advice="That is too few to measure their accuracy. Add images, or leave the classes out.",
         )
     if named[0][0] and named[-1][0] >= UNEQUAL * named[0][0]:
         yield Finding(
             kind="imbalance",
             severity="know",
-            title=f"Classes are unequal: {quoted(named[-1][1])} has {named[-1][0]:,} images, {quoted(named[0][1])} {named[0][0]:,}.",
-            advice="Judge by the balanced accuracy; --balance gives rare classes more weight.",
+            title=f"Classes are imbalanced: {quoted(named[-1][1])} has {named[-1][0]:,} images, "
+            f"{quoted(named[0][1])} {named[0][0]:,}.",
+            advice="Use balanced accuracy as the measure; --balance gives rare classes more weight.",
         )
 
 
@@ -728,8 +739,11 @@ def _confused(left_out: Predictions) -> Iterator[Finding]:
         yield Finding(
             kind="indistinct classes",
             severity="look",
-            title=f"{counted(len(alike), 'pair of classes is', 'pairs of classes are')} not told apart better than by chance: {joined(alike, limit=6)}.",
-            advice="Look whether the classes can be seen at this size; try --size, merge them, or look at their labels.",
+            title="The network separates "
+            f"{counted(len(alike), 'pair of classes', 'pairs of classes')} no better than "
+            f"chance: {joined(alike, limit=6)}.",
+            advice="Check that the difference is visible at this image size; try a larger --size, "
+            "merge the classes, or check their labels.",
         )
 
 
@@ -741,8 +755,9 @@ def shortcut_findings(cues: Sequence[Cue]) -> Iterator[Finding]:
                 kind="shortcut",
                 severity="mend" if cue.explained >= 0.5 else "look",
                 title=(
-                    f"{percent_text(cue.accuracy)} ({percent_range(cue.low, cue.high)}) of the classes follow from {cue.name} alone; "
-                    f"{percent_text(cue.chance)} by chance."
+                    f"From {cue.name} alone {percent_text(cue.accuracy)} "
+                    f"({percent_range(cue.low, cue.high)}) of the images are classified "
+                    f"correctly; by chance {percent_text(cue.chance)}."
                 ),
                 advice=LEARNT_INSTEAD,
             )
@@ -752,8 +767,9 @@ def shortcut_findings(cues: Sequence[Cue]) -> Iterator[Finding]:
                 kind="shortcut",
                 severity="look",
                 title=(
-                    f"{quoted(name)} can be told from {cue.name} alone: {percent_text(share)} of its images, "
-                    f"and {percent_text(others)} of the others are taken for it."
+                    f"{quoted(name)} can be recognised from {cue.name} alone: "
+                    f"{percent_text(share)} of its images are, and {percent_text(others)} of "
+                    "other images are mistaken for it."
                 ),
                 advice=LEARNT_INSTEAD,
             )
@@ -768,10 +784,12 @@ def _surroundings(surroundings: Cue | None, left_out: Predictions) -> Iterator[F
             kind="shortcut",
             severity="look",
             title=(
-                f"With the centre hidden {percent_text(surroundings.accuracy)} ({percent_range(surroundings.low, surroundings.high)}) are still right; "
-                f"{percent_text(whole)} of whole images are."
+                f"With the centre hidden, {percent_text(surroundings.accuracy)} "
+                f"({percent_range(surroundings.low, surroundings.high)}) of the images are still "
+                f"classified correctly; of whole images, {percent_text(whole)}."
             ),
-            advice="The surroundings tell as much as the object: judge on images with other backgrounds.",
+            advice="The background gives away as much as the object: test on images with other "
+            "backgrounds.",
         )
 
 

@@ -249,7 +249,8 @@ class Labelling:
         name = valid_unicode(name).strip()
         if not name or len(name) > LONGEST_CLASS_NAME or not name.isprintable():
             raise ConfigError(
-                f"The name of a class has 1 to {LONGEST_CLASS_NAME:,} printable characters. Received: {name[:40]!r}"
+                f"A class name has 1 to {LONGEST_CLASS_NAME:,} printable characters. Received: "
+                f"{name[:40]!r}"
             )
         with self._lock:
             if name not in self._classes:
@@ -282,7 +283,8 @@ class Labelling:
                 return
             if version != self.version(position):
                 raise ConflictError(
-                    f"{quoted(self.shown[position])} was decided meanwhile: {self.decision(position)}."
+                    f"{quoted(self.shown[position])} has been decided in the meantime: "
+                    f"{self.decision(position)}."
                 )
             write_fixes(self.file, [fix], append=True)
             self._note(position, fix)
@@ -300,7 +302,8 @@ class Labelling:
             fix = self.fix(position)
             if fix is None or not version or version != fix.when:
                 raise ConflictError(
-                    f"{quoted(self.shown[position])} was decided meanwhile: {self.decision(position)}."
+                    f"{quoted(self.shown[position])} has been decided in the meantime: "
+                    f"{self.decision(position)}."
                 )
             take_back(self.file, fix)
             self._fixes[position].pop()
@@ -316,7 +319,7 @@ class Labelling:
 
     def _made(self, position: int, action: Action, label: str) -> Fix:
         if action == "label" and label not in self._classes:
-            raise ConfigError(f"There is no class {label!r}. Name it first.")
+            raise ConfigError(f"There is no class {label!r}. Add the class first.")
         if action == "keep" and not self.given[position]:
             raise ConfigError(
                 f"{quoted(self.shown[position])} has no label to keep. Choose a class, or drop it."
@@ -495,9 +498,12 @@ class Labelling:
         counts = self.class_counts()
         single = sorted(name for name, number in counts.items() if number < 2)
         if len(counts) < 2:
-            return f"Training needs two classes. So far there are {len(counts)}."
+            return f"Training needs at least two classes. So far there are {len(counts)}."
         if single:
-            return f"Training needs two images of each class. One image: {joined(list(map(quoted, single)), limit=5)}."
+            return (
+                "Training needs at least two images of each class. These have one: "
+                f"{joined(list(map(quoted, single)), limit=5)}."
+            )
         return ""
 
 
@@ -563,7 +569,8 @@ def _read_names(file: Path) -> list[str]:
         return [name for name in file.read_text(encoding="utf-8").split("\n") if name.strip()]
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"{file} is no list of classes, one a line: {error}. Remove it; classes with labels stay."
+            f"{file} is not a list of classes, one per line: {error}. Remove the file; classes "
+            "that have labels stay."
         ) from error
 
 
@@ -618,7 +625,9 @@ def open_labelling(
         rows = torch.tensor([row for row in rows.tolist() if row not in bad], dtype=torch.int64)
         if len(rows) < 2:
             raise DataError(
-                f"Labels are chosen by comparing images. Received: {counted(len(rows), 'image')} that can be read, of {len(table.paths):,}."
+                "Labelling compares images, so at least two must be readable. Readable: "
+                f"{counted(len(rows), 'image')} of {len(table.paths):,}. vizsla check says what "
+                "is wrong with each."
             )
         loaders = loaders_for(replace(table, train_rows=rows), config=config, cache=cache)
         classifier, pooling, layout = pooling_classifier(loaders, backbone)
@@ -630,7 +639,7 @@ def open_labelling(
             on_progress=lambda done: bars.move("features", done, len(rows)),
         )
     if bad:
-        display.line(f"{counted(len(bad), 'image')} cannot be read and are left out; vizsla check names them.")  # fmt: skip
+        display.line(f"Skipped {counted(len(bad), 'image')} that cannot be read; vizsla check lists them.")  # fmt: skip
     labelling = Labelling(
         images.without(bad),
         num_own=num_own - sum(row < num_own for row in bad),

@@ -76,10 +76,11 @@ def _twins(
         kind="across sets",
         severity="mend",
         title=(
-            f"{counted(len(twins), 'validation image is', 'validation images are')} in the training set too, the same or nearly"
-            f"{f', {contradict:,} with another label' if contradict else ''}.{without}"
+            f"{counted(len(twins), 'validation image is', 'validation images are')} also in the "
+            "training set, as exact or near "
+            f"duplicates{f', {contradict:,} with another label' if contradict else ''}.{without}"
         ),
-        advice="They make the result look better than it is. Drop one of each, or split with --group auto.",
+        advice="They inflate the result. Drop one of each, or split with --group auto.",
     )
 
 
@@ -88,7 +89,8 @@ def _wrong_labels(left_out: Predictions | None) -> Iterator[Finding]:
     if noise is not None and noise.suspects:
         yield replace(
             label_finding(noise),
-            advice="The report shows the surest; vizsla audit writes all to fixes.csv, which train --fixes takes.",
+            advice="The report shows the most likely ones; vizsla audit writes all of them to "
+            "fixes.csv, for train --fixes.",
         )
 
 

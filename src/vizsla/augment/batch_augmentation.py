@@ -94,8 +94,8 @@ class Draws:
         if not isinstance(draw, (float, int, Sequence)):
             if self.images is None:
                 raise ConfigError(
-                    "A draw that is a function of the images needs them: give Draws(images=...). "
-                    f"Received: {draw!r} and no images"
+                    "Draws computed by a function need the images: give Draws(images=...). "
+                    f"Received: {draw!r}, without images"
                 )
             made = draw(self.images)
             draw = made.detach().cpu().double().tolist() if isinstance(made, Tensor) else made
@@ -515,8 +515,8 @@ def as_batch(images: Tensor) -> Tensor:
     """Return one image or a batch as plain images ``(B, C, H, W)``."""
     if images.ndim not in {3, 4}:
         raise ConfigError(
-            "A TensorImage that is transformed is one image (channels, height, width) or a batch of them. "
-            f"Received: shape {tuple(images.shape)}"
+            "Transforms take a TensorImage of one image (channels, height, width) or of a batch "
+            f"(batch, channels, height, width). Received: shape {tuple(images.shape)}"
         )
     plain = images.as_subclass(Tensor)
     return plain[None] if plain.ndim == 3 else plain
@@ -549,8 +549,9 @@ def _one_by_one(
             yield transform
         else:
             raise ConfigError(
-                "A batch transform is an object such as Flip(), Rotate() or Brightness(), or a Transform(function) of batches "
-                f"of images; Resize and other item transforms belong to item_tfms. Received: {transform!r}"
+                "A batch transform is an object such as Flip(), Rotate() or Brightness(), or "
+                "Transform(function) with a function of image batches; Resize and other item "
+                f"transforms go into item_tfms. Received: {transform!r}"
             )
 
 
@@ -574,8 +575,8 @@ def _only(found: list[tuple[_Kind, str]]) -> tuple[_Kind, str] | None:
     """Return the one transform there is, with its stream, or ``None``."""
     if len(found) > 1:
         raise ConfigError(
-            "Only one of these can be part of a list of transforms; keep one. "
-            f"Received: {[transform for transform, _ in found]}"
+            "A list of transforms can hold only one of these; remove the others. Received: "
+            f"{[transform for transform, _ in found]}"
         )
     return found[0] if found else None
 

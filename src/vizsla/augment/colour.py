@@ -82,7 +82,7 @@ class Contrast(ColourTransform):
 
 @dataclass(frozen=True, slots=True)
 class Saturation(ColourTransform):
-    """Move the logits of the pixels away from their grey.
+    """Scale the difference between the logits of the pixels and those of their grey.
 
     Args:
         max_lighting: Strength, 0-1.
@@ -121,7 +121,7 @@ class Saturation(ColourTransform):
 
 @dataclass(frozen=True, slots=True)
 class Hue(ColourTransform):
-    """Turn the colour circle: red becomes a little yellower or pinker, greys stay. Several shifts add up.
+    """Rotate the colour circle: red becomes slightly yellower or pinker, greys stay. Several shifts add up.
 
     Args:
         max_hue: Strength, 0-1: the shift, a share of the circle, is c - 1 with log c uniform from log(1 - max_hue) to

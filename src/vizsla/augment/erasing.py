@@ -27,7 +27,9 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class RandomErasing(ErasingTransform):
-    """Cover blocks of each image with noise, after everything else (Zhong et al., "Random Erasing Data Augmentation", 2017).
+    """Cover blocks of each image with noise, after all other transforms.
+
+    Zhong et al., "Random Erasing Data Augmentation", 2017.
 
     Each image has its own blocks. The noise looks to the network like normally distributed numbers: it has the mean
     and the spread of ``Normalize`` where one stands in the list, else of ImageNet, and is kept within 0-1.

@@ -130,9 +130,11 @@ def mixed_loss(
 
 def _check(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float) -> None:
     if alpha <= 0:
-        raise ConfigError(f"The alpha of a mixture must be above 0. Received: {alpha!r}")
+        raise ConfigError(
+            f"alpha, which sets how strongly images are mixed, must be above 0. Received: {alpha!r}"
+        )
     if not len(images) == len(targets) == len(draws.rows):
         raise ConfigError(
-            "Mixing images needs a target and a row for each. "
-            f"Received: {len(images)} images, {len(targets)} targets, {len(draws.rows)} rows"
+            f"Mixing needs one target and one row for each image. Received: {len(images)} images, "
+            f"{len(targets)} targets, {len(draws.rows)} rows"
         )

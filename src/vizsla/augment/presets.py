@@ -72,8 +72,8 @@ def aug_transforms(
     """
     if min_scale != 1.0 and size is None:
         raise ConfigError(
-            "aug_transforms(min_scale=...) cuts windows of different sizes and needs size=, the size that all of them "
-            f"get. Received: min_scale={min_scale}, size=None"
+            "aug_transforms(min_scale=...) crops windows of different sizes, so it needs size=, "
+            f"to which all of them are resized. Received: min_scale={min_scale}, size=None"
         )
     max_rotate, max_lighting, max_warp = max_rotate * mult, max_lighting * mult, max_warp * mult
     geometry_size = size if min_scale == 1.0 else None

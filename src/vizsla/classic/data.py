@@ -86,8 +86,8 @@ def folder_source(
     known = found if classes is None else list(classes)
     if unknown := [name for name in found if name not in known]:
         raise ConfigError(
-            f"The folder {place} has classes that the training images do not: {', '.join(unknown)}. "
-            f"Those are: {', '.join(known)}. Rename or remove the folders."
+            f"The folder {place} has classes that the training images do not have: {', '.join(unknown)}. The "
+            f"training classes are: {', '.join(known)}. Rename or remove the folders."
         )
     fnames: list[str] = []
     labels: list[int] = []
@@ -101,7 +101,7 @@ def folder_source(
     if others:
         kinds = ", ".join(sorted(others))
         warnings.warn(
-            f"{others.total()} files in {place} are not images and were left out ({kinds}).",
+            f"Skipped {others.total()} files in {place} that are not images ({kinds}).",
             stacklevel=4,
         )
     return fnames, np.array(labels, dtype=np.int64), known

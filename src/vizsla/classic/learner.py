@@ -373,8 +373,9 @@ class ConvLearner:
         """
         if use_wd_sched or norm_wds or use_swa or wds_sched_mult is not None:
             raise NotImplementedError(
-                "Schedules of the weight decay and averaged weights (use_wd_sched, norm_wds, wds_sched_mult, use_swa) are "
-                "not part of this dialect. Leave them out, or train with vizsla's own Learner."
+                "Schedules of the weight decay and averaged weights (use_wd_sched, norm_wds, wds_sched_mult, "
+                "use_swa) are not supported by vizsla.classic. Leave them out, or train with vizsla's own "
+                "Learner."
             )
         del swa_start, swa_eval_freq
         plan = FitPlan(
@@ -520,7 +521,8 @@ class ConvLearner:
         models = self.models
         if isinstance(models, OwnNetwork):
             raise ConfigError(
-                "precompute=True trains the head of ConvLearner.pretrained alone; a network of your own has none. Leave it out."
+                "precompute=True trains only the head of ConvLearner.pretrained; a network of your own has none. "
+                "Leave it out."
             )
 
         def features(loader: Batches, name: str) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ def accuracy(preds: Tensor, targs: Any) -> Tensor: ...
 @overload
 def accuracy(preds: NDArray[Any], targs: Any) -> float: ...
 def accuracy(preds: Tensor | NDArray[Any], targs: Any) -> Tensor | float:
-    """Return the share of images whose highest score is at their class.
+    """Return the share of images whose highest score is that of their class.
 
     Args:
         preds: Scores ``(N, C)``; or log-probabilities of several passes ``(A, N, C)``, whose probabilities are averaged.
@@ -60,7 +60,7 @@ def accuracy_np(preds: Any, targs: Any) -> float:
 
 
 def accuracy_multi(preds: Any, targs: Any, thresh: float) -> Tensor | float:
-    """Return the share of right answers over all images and classes, in the type that ``accuracy`` returns.
+    """Return the share of correct decisions over all images and classes, in the type that ``accuracy`` returns.
 
     Args:
         preds: Probabilities ``(N, C)``.

@@ -114,7 +114,7 @@ def plot_confusion_matrix(
 
 
 class ImageModelResults:
-    """Which images a model gets right, wrong, or cannot decide; each plot returns False if there are none to show.
+    """Shows the images that a model gets right, gets wrong, or is unsure of; each plot returns False if there are none.
 
     Args:
         ds: The images.
@@ -128,7 +128,7 @@ class ImageModelResults:
         self.num_classes = log_preds.shape[1]
 
     def most_by_correct(self, y: int, is_correct: bool) -> NDArray[np.int64]:
-        """Return the positions of up to 4 images of class ``y`` that were recognised, or were not, the surest first."""
+        """Return the positions of up to 4 images of class ``y`` that were recognised, or were not, the most confident first."""
         targets = np.asarray(self.ds.y)
         chosen = np.where(((self.preds == targets) == is_correct) & (targets == y))[0]
         return self._first(chosen, -self.probs[:, y] if is_correct else self.probs[:, y])
@@ -147,11 +147,11 @@ class ImageModelResults:
         return None
 
     def plot_most_correct(self, y: int) -> bool | None:
-        """Draw correctly recognised images of class ``y``, the surest first."""
+        """Draw correctly recognised images of class ``y``, the most confident first."""
         return self.plot_val_with_title(self.most_by_correct(y, is_correct=True), y)
 
     def plot_most_incorrect(self, y: int) -> bool | None:
-        """Draw images of class ``y`` that were taken for another, the surest first."""
+        """Draw images of class ``y`` that were mistaken for another class, the most confident first."""
         return self.plot_val_with_title(self.most_by_correct(y, is_correct=False), y)
 
     def plot_most_uncertain(self, y: int) -> bool | None:

@@ -129,8 +129,8 @@ def decays_of(wds: float | Sequence[float] | None, *, num_groups: int) -> tuple[
     numbers = [float(each) for each in np.asarray(0.0 if wds is None else wds).reshape(-1)]
     if len(numbers) not in (1, num_groups):
         raise ConfigError(
-            f"{len(numbers)} weight decays were given and there are {num_groups} parameter groups. "
-            "Give one, or one per group."
+            f"{len(numbers)} weight decays were given and there are {num_groups} parameter groups. Give one "
+            "number, or one per group."
         )
     return tuple(numbers * num_groups if len(numbers) == 1 else numbers)
 

@@ -400,7 +400,7 @@ def tfms_from_stats(
     del norm_y
     if tfm_y not in (None, TfmType.NO) or sz_y is not None:
         raise NotImplementedError(
-            "Targets that are images or points (tfm_y, sz_y) are not part of this dialect, which classifies."
+            "Targets that are images or points (tfm_y, sz_y) are not supported: vizsla.classic only classifies."
         )
     crop = CropType.RANDOM if crop_type is None else CropType(crop_type)
     scaling = _scaling(scale, sz=sz, max_zoom=max_zoom)
@@ -440,11 +440,11 @@ def _scaling(
 ) -> ScaleTransform:
     given = list(scale) if isinstance(scale, Sequence) else [] if scale is None else [scale]
     if len(given) > 1 or not all(hasattr(one, "sz") for one in given):
-        raise ConfigError(f"scale is one Scale or RandomScale. Received: {scale!r}")
+        raise ConfigError(f"scale must be one Scale or RandomScale. Received: {scale!r}")
     chosen = given[0] if given else Scale(sz) if max_zoom is None else RandomScale(sz, max_zoom)
     if chosen.sz < sz:
         raise ConfigError(
-            f"Images are scaled to at least the size that is cut out of them. Received: {chosen} for sz={sz}"
+            f"Images must be scaled to at least the size that is cropped from them. Received: {chosen} for sz={sz}"
         )
     return chosen
 
@@ -452,7 +452,9 @@ def _scaling(
 def _border(mode: PadMode | int) -> PadMode:
     found = _OPENCV_BORDERS.get(mode, mode)
     if found not in (REFLECT, REPLICATE, CONSTANT):
-        raise ConfigError(f"A border is REFLECT, REPLICATE or CONSTANT. Received: {mode!r}")
+        raise ConfigError(
+            f"A border mode must be REFLECT, REPLICATE or CONSTANT. Received: {mode!r}"
+        )
     return found
 
 

@@ -42,7 +42,7 @@ SOLAR_CELLS = DataSetNote(
     name="ELPV: 2,624 electroluminescence images of solar cells (package elpv-dataset)",
     licence="CC BY-NC-SA 4.0",
     licence_url="https://creativecommons.org/licenses/by-nc-sa/4.0/",
-    terms="Not for commercial use; name the authors, and share adaptations under the same licence.",
+    terms="Non-commercial use only; credit the authors, and share adaptations under the same licence.",
     citation=(
         "Buerhop-Lutz, Deitsch, Maier, Gallwitz, Berger, Doll, Hauch, Camus, Brabec: A Benchmark for Visual "
         "Identification of Defective Solar Cells in Electroluminescence Imagery. EU PVSEC 2018, "

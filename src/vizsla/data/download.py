@@ -108,7 +108,7 @@ def download_file(
             try:
                 _checked_sha256(target, url=url, size=size, sha256=sha256, recorded=recorded)
             except DataError:
-                say(f"{target} is damaged or of another version; downloading it again.")
+                say(f"{target} is damaged or from another version; downloading it again.")
             else:
                 return target
         say(f"Downloading {url} to {target}")
@@ -157,7 +157,9 @@ def _local_path(url: str) -> Path | None:
     try:
         parts = urlsplit(url)
     except ValueError as error:  # half an IPv6 address
-        raise ConfigError(f"{url!r} is no valid address ({error}). Check it.") from error
+        raise ConfigError(
+            f"{url!r} is not a valid address ({error}). Check the address."
+        ) from error
     if parts.scheme in ("http", "https") and parts.hostname:
         return None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
@@ -207,8 +209,8 @@ def _recorded_sha256(target: Path, url: str) -> str | None:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
-            f"Cannot read {_record_path(target)}, the note of the first download of {target.name}: {error}. "
-            "Delete it to trust the next download."
+            f"Cannot read {_record_path(target)}, the checksum noted at the first download of {target.name}: "
+            f"{error}. Delete this file to accept the next download."
         ) from error
 
 
@@ -219,8 +221,8 @@ def _record(target: Path, *, url: str, size: int, sha256: str) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     say(
-        f"No checksum is known for {url}. This download ({shown_bytes(size)}, SHA-256 {sha256}) is noted in {path}; "
-        "later downloads must match it."
+        f"No published checksum for {url}. The checksum of this download ({shown_bytes(size)}, SHA-256 {sha256}) "
+        f"is saved in {path}, and later downloads must match it."
     )
 
 
@@ -261,7 +263,7 @@ class _Part:
                     advice = "Check the connection, and try again later."
                     if self.size() and self._version():
                         kept = shown_bytes(self.size())
-                        advice = f"{kept} are kept; check the connection, and call it again to go on from there."
+                        advice = f"{kept} are kept. Check the connection, and run it again to resume from there."
                     else:
                         self.remove()
                     raise DataError(
@@ -287,7 +289,9 @@ class _Part:
                     if error.headers.get("Content-Range") == f"bytes */{start}":
                         return  # the part is the whole file
                     self.remove()
-                    raise _DroppedError("the file is shorter than the part that is here") from error
+                    raise _DroppedError(
+                        "the file on the server is shorter than the part already downloaded"
+                    ) from error
                 answer = f"the server answered {error.code} ({error.reason})"
                 if error.code in _TEMPORARY_STATUS:
                     raise _DroppedError(answer) from error
@@ -296,7 +300,7 @@ class _Part:
                 ) from error
         except (InvalidURL, ValueError, OverflowError) as error:
             raise DataError(
-                f"Cannot download {self._url!r}: it is no valid address ({one_line(error)}). Check it."
+                f"Cannot download {self._url!r}: not a valid address ({one_line(error)}). Check the address."
             ) from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
@@ -304,7 +308,7 @@ class _Part:
             if not isinstance(reason, ssl.SSLCertVerificationError):
                 raise _DroppedError(answer) from error
             raise DataError(
-                f"Cannot download {self._url}: {answer}. Check the address, and the certificates of this system."
+                f"Cannot download {self._url}: {answer}. Check the address and this system's certificates."
             ) from error
         with response:
             try:
@@ -318,7 +322,7 @@ class _Part:
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             start = 0
         elif not (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
-            raise _DroppedError("the server sent another part than the one asked for")
+            raise _DroppedError("the server sent a different part of the file than requested")
         length = response.headers.get("Content-Length") or ""
         total = start + int(length) if length.isdecimal() else None
         self._check_announced(total, start=start)
@@ -343,7 +347,8 @@ class _Part:
                     raise _too_much(self._url, most_bytes)
                 if time.monotonic() > last:
                     raise DataError(
-                        f"Cannot download {self._url}: only {done:,} bytes came in {seconds:g} seconds. Give it a longer timeout."
+                        f"Cannot download {self._url}: only {done:,} bytes arrived in {seconds:g} seconds. Use a "
+                        "longer timeout."
                     )
                 file.write(data)
                 move(done, total)
@@ -394,15 +399,16 @@ class _SafeRedirects(HTTPRedirectHandler):
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
             raise DataError(
-                f"Cannot download {req.full_url}: the server redirects to {newurl!r}, which is not a safe address."
+                f"Cannot download {req.full_url}: the server redirects to {newurl!r}, which is not a secure "
+                "address. Use an address that does not redirect there."
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _unexpected(url: str, why: str) -> DataError:
     return DataError(
-        f"The file from {url} is not the expected one: {why}. It is not used. Someone may have tampered with the transfer, "
-        "or the file was replaced. Try again; if you have the file from elsewhere, give its address as file:///PATH."
+        f"The file from {url} is not the expected file: {why}. It was discarded: the file was replaced, or "
+        "someone tampered with the transfer. Try again, or give a copy of your own as file:///PATH."
     )
 
 
@@ -541,8 +547,8 @@ def extract_archive(archive: Path, folder: Path, *, move: Move | None = None) ->
     except _RefusedError as refusal:
         shutil.rmtree(folder, ignore_errors=True)
         raise DataError(
-            f"The archive {quoted(archive)} is not unpacked: {refusal}. Nothing of it was kept. "
-            "Get it again from a source that you trust."
+            f"The archive {quoted(archive)} was not unpacked: {refusal}. Nothing was kept. Download it again from "
+            "a source you trust."
         ) from refusal
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -551,7 +557,7 @@ def extract_archive(archive: Path, folder: Path, *, move: Move | None = None) ->
 
 def _too_large(most: int) -> _RefusedError:
     return _RefusedError(
-        f"it unpacks to more than {shown_bytes(most)}, which no archive of images of its size does"
+        f"it unpacks to more than {shown_bytes(most)}, far too much for an archive of images of its size"
     )
 
 
@@ -562,7 +568,7 @@ def _place(folder: Path, name: str) -> Path:
     # A colon names a hidden stream of another file on Windows.
     streams = os.name == "nt" and ":" in name
     if rooted or ".." in parts or "\0" in name or streams:
-        raise _RefusedError(f"the name {quoted(name)} in it leads out of the folder")
+        raise _RefusedError(f"the name {quoted(name)} in it leads out of the folder to unpack to")
     return folder.joinpath(*parts)
 
 

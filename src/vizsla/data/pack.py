@@ -102,32 +102,32 @@ def pack(
     num_workers: NumWorkers = "auto",
     on_progress: Callable[[int], None] | None = None,
 ) -> Packed:
-    """Write images with labels and split as tar shards that WebDataset's loaders and vizsla read.
+    """Pack images with labels and split into tar shards that vizsla and WebDataset loaders can read.
 
     Each image has a member with its bytes, one with the number of its class (``.cls``) and one with label, split, path and row
-    (``.json``). Each split has its own shards, ``train-000000.tar`` and so on, whose images are shuffled, so that reading one after
-    another is random enough. ``resolve_data(out)`` gives the table that was packed: same labels, classes, split and order of rows.
+    (``.json``). Each split has its own shards, ``train-000000.tar`` and so on, whose images are shuffled, so that reading
+    them in order is random enough. ``resolve_data(out)`` gives the table that was packed: same labels, classes, split and
+    order of rows.
 
-    Call it again with the same arguments after it was cut off: shards that were finished are kept if their checksums are right.
+    After an interruption, call it again with the same arguments: finished shards are kept if their checksums are right.
 
     Args:
         data: A folder, a CSV file or whatever ``vizsla train`` takes, or a table, such as ``loaders.table``.
         out: A new folder, or that of an earlier call for the same data and settings.
         labels: Where labels come from, in the words of ``vizsla train --labels``; not for a table.
         fixes: A file of fixes, or what ``read_fixes`` returns; not for a table.
-        size: Short side in pixels to which larger images are brought; None keeps the bytes of every image. Smaller images and
-            those of 16 bits keep theirs.
-        image_format: What images that were made smaller are written as: ``"jpeg"`` and ``"webp"`` have quality 95, ``"png"`` loses
-            nothing.
-        shard_mb: Most megabytes of a shard; an image that is larger has one of its own.
-        seed: The order follows from it, and the split where it is drawn.
+        size: Short side in pixels to which larger images are resized; None keeps the bytes of every image. Smaller and
+            16-bit images are never changed.
+        image_format: Format of resized images: ``"jpeg"`` and ``"webp"`` with quality 95, ``"png"`` lossless.
+        shard_mb: Maximum size of a shard in megabytes; a larger image gets its own shard.
+        seed: Decides the order, and the split if it is drawn at random.
         truncated: Whether JPEGs that end too early are refused (``"strict"``) or taken (``"ok"``).
-        on_bad: Whether images that cannot be read are an error, after all others were packed, or left out.
+        on_bad: Whether unreadable images are an error, raised after all others are packed, or skipped.
         num_workers: Threads that read images.
         on_progress: Called in this thread with the number of images done so far.
 
     Returns:
-        What was written, and which images were left out.
+        What was written, and which images were skipped.
 
     Raises:
         DataError: Something is wrong with the data.
@@ -144,7 +144,7 @@ def pack(
     if isinstance(data, ImageTable):
         if labels != "auto" or fixes is not None:
             raise ConfigError(
-                "A table has labels, and fixes are in it. Leave labels and fixes out."
+                "A table already contains labels and fixes. Leave labels and fixes out."
             )
         table, source = data, str(data.root)
     else:
@@ -164,8 +164,8 @@ def pack(
     state = _read_state(folder)
     if state is not None and state.plan != plan.plan:
         raise OutputError(
-            f"{folder} has shards of other data or other settings: of {state.source}, seed {state.seed}, "
-            f"size {state.size or 'unchanged'}. Choose another folder, or remove it first."
+            f"{folder} already has shards of other data or settings: {state.source}, seed {state.seed}, size "
+            f"{state.size or 'unchanged'}. Choose another folder, or remove this one first."
         )
     folder.mkdir(exist_ok=True)
     with only_writer(folder / _LOCK, of=folder):
@@ -179,8 +179,9 @@ def pack(
         if done.unreadable and on_bad == "error":
             entries = [f"{quoted(path)}: {cause}" for path, cause in done.unreadable.items()]
             raise PictureError(
-                f"{len(entries)} of {counted(len(order), 'image')} cannot be read:\n{listed(entries)}\n"
-                "Repair the files and pack them into another folder, or leave them out: --on-bad skip (on_bad='skip'), "
+                f"{len(entries)} of {counted(len(order), 'image')} cannot be read:\n"
+                f"{listed(entries)}\n"
+                "Repair the files and pack into another folder, or skip them: --on-bad skip (on_bad='skip'), "
                 "which keeps the finished shards."
             )
         if not members:
@@ -208,14 +209,16 @@ def check_place(folder: Path) -> None:
 def _check(size: int | None, image_format: str, shard_mb: float, on_bad: str) -> None:
     if size is not None and not is_usable_size((size, size)):
         raise ConfigError(
-            f"size is a positive number of pixels that images can have. Received: {size!r}"
+            f"size must be a positive number of pixels that images can have. Received: {size!r}"
         )
     if image_format not in get_args(PackedFormat):
-        raise ConfigError(f"image_format is one of {', '.join(get_args(PackedFormat))}. Received: {image_format!r}")  # fmt: skip
+        raise ConfigError(f"image_format must be one of {', '.join(get_args(PackedFormat))}. Received: {image_format!r}")  # fmt: skip
     if not shard_mb > 0:
-        raise ConfigError(f"shard_mb is a positive number of megabytes. Received: {shard_mb!r}")
+        raise ConfigError(
+            f"shard_mb must be a positive number of megabytes. Received: {shard_mb!r}"
+        )
     if on_bad not in ("error", "skip"):
-        raise ConfigError(f"on_bad is 'error' or 'skip'. Received: {on_bad!r}")
+        raise ConfigError(f"on_bad must be 'error' or 'skip'. Received: {on_bad!r}")
 
 
 # --- what is packed ---
@@ -435,7 +438,7 @@ def _write_shards(
                 _save(folder / _PROGRESS, done)
     except KeyboardInterrupt as error:
         number = counted(len(done.shards), "finished shard")
-        error.add_note(f"{number} kept in {folder}; the same command goes on after them.")
+        error.add_note(f"{number} kept in {folder}; run the same command to continue.")
         raise
     return replace(done, unreadable=dict(sorted(causes.items())))
 

@@ -126,18 +126,22 @@ def calibration_line(calibration: Calibration | None, *, by_head: bool = False) 
     """Return what was done about the probabilities, and why; ``by_head``: they were calibrated when the head was fitted."""
     how = "calibrated when the head was fitted" if by_head else "the network's own"
     if calibration is None:
-        return f"Probabilities: {how}; it takes {FEWEST_IMAGES} labelled validation images to check them."
+        return (
+            f"Probabilities: {how}; checking them takes at least {FEWEST_IMAGES} labelled "
+            "validation images."
+        )
     images = counted(calibration.num_pictures, "validation image")
     error = f"calibration error {calibration.error_before:.1%}"
     if calibration.temperature != 1:
         return (
-            f"Probabilities: calibrated on {images}, logits are divided by {calibration.temperature:.3g}; "
-            f"{error} before, {calibration.error_after:.1%} after (cross-fitted)."
+            f"Probabilities: calibrated on {images} by dividing logits by "
+            f"{calibration.temperature:.3g}; {error} before, {calibration.error_after:.1%} after "
+            "(cross-fitted)."
         )
     if not by_head and calibration.num_pictures < FEWEST_FOR_TEMPERATURE:
-        how += f" (it takes {FEWEST_FOR_TEMPERATURE} validation images to calibrate them)"
+        how += f" (calibration takes at least {FEWEST_FOR_TEMPERATURE} validation images)"
     elif not by_head:
-        how += " (no temperature surely makes them better)"
+        how += " (no temperature improves them reliably)"
     return f"Probabilities: {how}; {error} on {images}."
 
 

@@ -88,7 +88,7 @@ class Comparison:
             finding = f"{first} predicts {before} and {second} {after} of {images} correctly, a difference of {change} points"
         finding = f"{finding} (95 % interval {low} to {high})"
         if not self.can_be_told_apart:
-            return f"{finding}: these images cannot tell the two apart."
+            return f"{finding}: no significant difference on these images."
         second_is_better = (self.difference > 0) == (self.metric == "accuracy")
         return f"{finding}: {second if second_is_better else first} is better."
 
@@ -119,7 +119,7 @@ def compare(
         a: What the first run predicts: predictions, the folder of a run, or a CSV file as ``Predictions.save_csv`` and
             ``vizsla evaluate --csv`` write it.
         b: What the second run predicts, of the same images in any order. Images are the same if their paths are.
-        names: What to call the two runs; None: their paths, or the first and the second run.
+        names: Names of the two runs; None: their paths, or "the first run" and "the second run".
 
     Returns:
         The difference with its paired interval; images without a label are left out. Runs on different images are compared on
@@ -138,16 +138,19 @@ def compare(
     first, second = _judged(a), _judged(b)
     if first.metric != second.metric:
         raise ConfigError(
-            "Two runs can be compared if both predict classes or both numbers. "
-            f"Received: {names[0]} with the metric {first.metric!r}, {names[1]} with {second.metric!r}"
+            "Two runs can be compared only if both predict classes, or both predict numbers. "
+            f"Received: {names[0]} with the metric {first.metric!r}, {names[1]} with "
+            f"{second.metric!r}"
         )
     shared = [image for image in first.labels if image in second.labels]
     left_out = (len(first.labels) - len(shared), len(second.labels) - len(shared))
     if any(left_out) and len(shared) < FEWEST_SHARED:
         raise ConfigError(
-            f"Two runs can be compared only on the same images. {names[0]} has {counted(len(first.labels), 'labelled image')}, "
-            f"{names[1]} has {len(second.labels):,}, and {len(shared):,} of them have the same path, fewer than {FEWEST_SHARED}. "
-            "Predict the same images with both: vizsla evaluate MODEL DATA --csv FILE."
+            f"Two runs can be compared only on the same images. {names[0]} has "
+            f"{counted(len(first.labels), 'labelled image')}, {names[1]} has "
+            f"{len(second.labels):,}, and {len(shared):,} of them have the same path, fewer than "
+            f"{FEWEST_SHARED}. Evaluate both on the same images: vizsla evaluate MODEL DATA --csv "
+            "FILE."
         )
     if differ := [image for image in shared if first.labels[image] != second.labels[image]]:
         path = differ[0][0]
@@ -155,8 +158,9 @@ def compare(
             repr(LABEL_SEPARATOR.join(each.labels[differ[0]])) for each in (first, second)
         )
         raise ConfigError(
-            f"Two runs can be compared only with the same labels. Received: for {counted(len(differ), 'image')} other ones, "
-            f"first for {path!r} the labels {both}. Train or judge both with the same labels."
+            "Two runs can be compared only with the same labels. Labels of "
+            f"{counted(len(differ), 'image')} differ; the first is {path!r}: {both}. Train or "
+            "evaluate both with the same labels."
         )
     scores_N2 = torch.tensor(
         [(first.scores[image], second.scores[image]) for image in shared], dtype=torch.float64

@@ -58,8 +58,8 @@ def check_coverage(coverage: float) -> None:
     """Raise ConfigError for a coverage that is not between 0 and 1."""
     if not 0 < coverage < 1:
         raise ConfigError(
-            "A coverage is above 0 and below 1: 0.95 means that the sets hold the true class of 95 % of the images. "
-            f"Received: {coverage!r}"
+            "coverage must be above 0 and below 1; 0.95 means that the label sets contain the "
+            f"true class of 95 % of the images. Received: {coverage!r}"
         )
 
 

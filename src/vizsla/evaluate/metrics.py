@@ -128,13 +128,14 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
     num_classes = len(known.vocab)
     if top is not None and not 1 <= int(top[1]) <= num_classes:
         raise ConfigError(
-            f"k must lie in 1..{num_classes}, as there are {num_classes} classes. Received: k={top[1]}"
+            f"k must be from 1 to the number of classes, {num_classes}. Received: k={top[1]}"
         )
     resampled = None if top or _METRICS[task][name] else _resample(known, seed=seed).get(name)
     metric = resampled or _computed(name, known)
     if metric is None:
         raise DataError(
-            f"{name} is not defined for these images: {_UNDEFINED[task, name]}. Measure more images, or another metric."
+            f"{name} is not defined for these images: {_UNDEFINED[task, name]}. Evaluate more "
+            "images, or choose another metric."
         )
     return metric
 
@@ -160,7 +161,7 @@ def imbalance_lines(predictions: Predictions, metrics: Sequence[Metric]) -> tupl
     return (
         f"Balanced accuracy {balanced.value:.2%}, 95 % interval {balanced.low:.2%} to {balanced.high:.2%}: {most.name} has "
         f"{times:.3g} times as many images as {fewest.name}, and always answering {most.name} would be right for {share:.1%}.",
-        f"Found least: {found}.",
+        f"Lowest recall: {found}.",
     )
 
 
@@ -369,8 +370,8 @@ _METRICS: dict[Task, dict[str, Callable[[Predictions], Tensor | Ranked | None] |
 """Name -> bool ``(N,)`` whose share is the metric, or a metric of ranks; None where ``_RESAMPLED`` computes it."""
 
 _NOT_IN_SUMMARY = ("macro_recall",)
-_NO_LABELS = "they have no labels, and none was predicted"
-_NO_RANKS = "no label is on some of them and missing on others"
+_NO_LABELS = "they have no labels, and none were predicted"
+_NO_RANKS = "for ranking, a label must be present on some of them and missing on others"
 _UNDEFINED = {
     ("category", "roc_auc"): "their labels are all the same, so there is nothing to rank",
     ("multi_category", "macro_f1"): _NO_LABELS,

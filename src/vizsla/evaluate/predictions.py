@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Predictions:
-    """What a classifier said about some images; metrics, plots and the report are computed from it alone.
+    """Predictions of a classifier for a set of images; metrics, plots and the report are computed from them alone.
 
-    Each property is computed again whenever it is read; keep it in a variable where it is used often.
+    Each property is recomputed whenever it is read; store it in a variable if you use it often.
 
     Attributes:
         rows: int64 ``(N,)``, rows of the table that the images come from.
@@ -95,9 +95,7 @@ class Predictions:
                     f"{shape} on the CPU. Received: {values.dtype} of shape {tuple(values.shape)} on {values.device}."
                 )
         if len(set(self.vocab)) != len(self.vocab):
-            raise ConfigError(
-                f"Class names must differ from one another. Received: vocab={self.vocab!r}"
-            )
+            raise ConfigError(f"Class names must be unique. Received: vocab={self.vocab!r}")
         self._check_targets()
         infinite = ~self.logits.isfinite().all(dim=1)
         if infinite.any():
@@ -112,7 +110,7 @@ class Predictions:
         targets, num_classes = self.targets, len(self.vocab)
         if self.task == "category":
             fits = (targets >= 0) & (targets < num_classes) | (targets == UNLABELLED)
-            needed = f"must lie in 0..{num_classes - 1} or be {UNLABELLED} (no label)"
+            needed = f"must be from 0 to {num_classes - 1}, or {UNLABELLED} (no label)"
         elif self.task == "multi_category":
             fits = ((targets == 0) | (targets == 1)).all(dim=1) | targets.isnan().all(dim=1)
             needed = "must be 0 or 1 for each class, or NaN for all (no label)"

@@ -66,9 +66,12 @@ class FittedThresholds:
         told = ", ".join(f"{name} {before:.3f} to {after:.3f}" for name, (before, after) in figures)
         yield f"thresholds fitted on the validation images for {self.goal}; cross-fitted, from 0.5: {told}"
         if self.too_few:
-            yield f"threshold 0.5 (fewer than {FEWEST_WITH_CLASS} validation images with or without): {joined(self.too_few, limit=10)}"
+            yield (
+                f"threshold stays 0.5 (fewer than {FEWEST_WITH_CLASS} validation images with or without the "
+                f"label): {joined(self.too_few, limit=10)}"
+            )
         if self.unreached:
-            yield f"never given, as no threshold reaches {self.goal}: {joined(self.unreached, limit=10)}"
+            yield f"never predicted, because no threshold reaches {self.goal}: {joined(self.unreached, limit=10)}"
 
 
 def fit_thresholds(predictions: Predictions, goal: str = "f1") -> FittedThresholds:
@@ -112,13 +115,13 @@ def check_task_of_thresholds(task: Task) -> None:
     """Raise ConfigError unless images may have several labels."""
     if task == "category":
         raise ConfigError(
-            "A threshold decides about each class by itself, and each image has exactly one class here: the likeliest. For "
-            "classes that an image may have, ask for label sets (coverage=0.9, --coverage 0.9); to leave out unsure answers, "
-            "keep those whose probability is high enough."
+            "Thresholds are for several labels per image, and this model predicts exactly one "
+            "class. For the set of possible classes, use coverage=0.9 (--coverage 0.9); to drop "
+            "uncertain predictions, filter them by probability."
         )
     if task == "regression":
         raise ConfigError(
-            "A threshold decides about classes, and numbers are predicted here. Leave it out."
+            "Thresholds are for classes, and this model predicts numbers. Leave the threshold out."
         )
 
 
@@ -142,7 +145,8 @@ def as_thresholds(
     if isinstance(parts, Mapping):
         if unknown := [name for name in parts if name not in vocab]:
             raise ConfigError(
-                f"There is no class {unknown[0]!r} to have a threshold. The classes are {joined(list(map(repr, vocab)), limit=20)}."
+                f"A threshold is given for {unknown[0]!r}, which is not a class. The classes are "
+                f"{joined(list(map(repr, vocab)), limit=20)}."
             )
         values = [parts.get(name, value) for name, value in zip(vocab, values, strict=True)]
     elif isinstance(parts, int | float):
@@ -151,7 +155,8 @@ def as_thresholds(
         values = list(parts)
     if len(values) != len(vocab):
         raise ConfigError(
-            f"There is one threshold for all classes, or one for each of {len(vocab)}. Received: {len(values)}"
+            f"Give one threshold for all classes, or one for each of the {len(vocab)} classes. "
+            f"Received: {len(values)}"
         )
     if odd := [
         value for value in values if not isinstance(value, int | float) or not 0 <= value <= 1

@@ -25,7 +25,7 @@ _MOST_CLASSES = 200
 _GRADIO = "6.31.0"  # what it was tried with
 _SAFE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
-_SPACE_APP = f'''"""A page that says what the model beside it sees on an image."""
+_SPACE_APP = f'''"""A web page that runs the model in this folder on an image."""
 
 from runtime import OnnxPredictor, PictureError
 
@@ -58,7 +58,7 @@ if __name__ == "__main__":
     page().launch()
 '''
 
-_DOCKER_APP = f'''"""Answer HTTP requests: POST the bytes of an image to /predict. GET / says what the model knows."""
+_DOCKER_APP = f'''"""Answer HTTP requests: POST the bytes of an image to /predict; GET / returns the task and classes."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def answer(method, path, body):
     if path == "/" and method == "GET":
         return "200 OK", {{"task": predictor.task, "classes": predictor.vocab}}
     if path != "/predict":
-        return "404 Not Found", {{"error": "There is /predict, and / for what the model knows."}}
+        return "404 Not Found", {{"error": "Not found. Use /predict, or / for the task and classes."}}
     if method != "POST":
         return "405 Method Not Allowed", {{"error": "POST the bytes of an image."}}
     try:
@@ -125,7 +125,7 @@ _FILES = {
     },
 }
 _USE = {
-    "space": """Put this folder into a Space of Hugging Face, or start the page here:
+    "space": """Upload this folder to a Hugging Face Space, or run the page locally:
 
     pip install gradio -r requirements.txt
     python app.py
@@ -134,7 +134,7 @@ _USE = {
     docker run --rm -p 8000:8000 classifier
     curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 
-`GET /` says what the model knows, and serves as a health check. Images have at most 20 MB and 50 million pixels. Without Docker:
+`GET /` returns the task and classes, and serves as a health check. Images may have up to 20 MB and 50 million pixels. Without Docker:
 
     pip install -r requirements.txt
     python app.py
@@ -163,7 +163,7 @@ def write_folder(
 ## Use
 
 {_USE[kind]}
-## How good the model was before it was exported
+## Quality before export
 
 {quality_text(manifest)}
 

@@ -202,8 +202,8 @@ def inference_graph(
     calibration = bundle.manifest.calibration
     if resize is None and final.size is not None:
         raise ConfigError(
-            f"This model brings images of every size to {final.size[0]} x {final.size[1]} pixels in one step after they "
-            "are made batches of, and that step is not one graph for all sizes. Train with item_tfms=Resize(...), then export."
+            f"This model resizes batches of images of any size to {final.size[0]} x {final.size[1]} pixels, which "
+            "cannot be exported as one graph for all sizes. Train with item_tfms=Resize(...), then export."
         )
     classifier = bundle.classifier
     if half:

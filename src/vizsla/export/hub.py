@@ -42,8 +42,8 @@ tags:
 ---
 """
 TASKS = {
-    "category": "It says which one of {count} classes an image shows.",
-    "multi_category": "It says which of {count} classes an image shows; any number of them.",
+    "category": "It predicts which of {count} classes an image belongs to.",
+    "multi_category": "It predicts which of {count} labels apply to an image; any number may.",
     "regression": "It predicts {count} numbers for an image.",
 }
 
@@ -65,13 +65,13 @@ def push_to_hub(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Put a model into a repository of the Hugging Face hub, with a model card made from its manifest.
+    """Push a model to a repository on the Hugging Face hub, with a model card made from its manifest.
 
     Args:
         model: A model file; a predictor that was loaded from one; or a learner, which is exported first.
         repo_id: ``"name"`` or ``"owner/name"``; made if there is none.
-        private: Whether only its owner sees a new repository.
-        token: Of the hub; None for the one that huggingface_hub knows (``hf auth login``, ``HF_TOKEN``).
+        private: Whether a new repository is visible only to its owner.
+        token: Access token of the hub; None uses the one of huggingface_hub (``hf auth login``, ``HF_TOKEN``).
         endpoint: Address of another hub; None for the usual one or ``HF_ENDPOINT``.
 
     Returns:
@@ -131,7 +131,7 @@ def from_hub(
     sha256: str | None = None,
     builder: Builder | None = None,
 ) -> Predictor:
-    """Open the model of a repository of the Hugging Face hub; it is fetched once and kept in the hub's cache.
+    """Open a model from a repository on the Hugging Face hub; it is downloaded once and kept in the hub's cache.
 
     Args:
         repo_id: ``"owner/name"``.
@@ -177,7 +177,7 @@ def from_hub(
         )
 
     where = repo_id if revision is None else f"{repo_id} at revision {revision!r}"
-    what = f"The model {where} cannot be fetched from {address}"
+    what = f"The model {where} cannot be downloaded from {address}"
     path = _asked(fetch, problem=ModelFileError, what=what)
     return Predictor.load(path, sha256=sha256, builder=builder)
 
@@ -200,7 +200,7 @@ def _asked(
             return question()
         except HFValidationError as error:
             raise ConfigError(
-                f"This is not the name of a repository: {_sentence(error)} Give 'owner/name'."
+                f"This is not a valid repository name: {_sentence(error)} Give 'owner/name'."
             ) from error
         except Exception as error:
             # Exception, because it raises the errors of whichever HTTP library it is built on.
@@ -224,20 +224,20 @@ def _reason(error: Exception, *, status: int | None) -> str:
     reasons = (
         (
             isinstance(error, GatedRepoError),
-            f"its owner grants access person by person. Ask for it on its page. {_LOG_IN}",
+            f"its owner must grant access. Request it on the page of the repository. {_LOG_IN}",
         ),
         (
             status == 401,
-            f"the hub does not know you, or there is no such repository (401). Check the name. {_LOG_IN}",
+            f"you are not logged in, or there is no such repository (401). Check the name. {_LOG_IN}",
         ),
-        (status == 403, f"your token may not do this (403). {_LOG_IN}"),
+        (status == 403, f"your token does not have this permission (403). {_LOG_IN}"),
         (
             isinstance(error, RevisionNotFoundError),
             "it has no such revision. Give a branch, tag or commit, or leave revision out.",
         ),
         (
             isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError),
-            "no copy is on this machine and the hub does not answer. Check the network, and HF_HUB_OFFLINE.",
+            "there is no local copy, and the hub does not answer. Check the network, and HF_HUB_OFFLINE.",
         ),
         (
             isinstance(error, EntryNotFoundError),
@@ -326,23 +326,25 @@ The file holds weights and plain data; opening it runs no code.
 
 ## Limits
 
-- The numbers above hold for images like those of the validation set: the same sources, cameras and share of each class. Measure it on images of your own before relying on it.
-{foreign}{depth}- Class names are those of the people who labelled the images; their mistakes are learnt too.
+- The numbers above hold for images like those of the validation set: the same sources, cameras and share of each class. Evaluate it on your own images before relying on it.
+{foreign}{depth}- The model learnt from labels that people gave, including their mistakes.
 {notes}"""
 
 
 def quality_text(manifest: Manifest) -> str:
     """Return what was measured of a model as a table in Markdown."""
     if not manifest.metrics:
-        return "Nothing was measured when the file was written.\n"
+        return "No metrics were recorded when the file was written.\n"
     rows = [
         f"| {as_text(metric.name)} | {_number(metric.value)} | {_number(metric.low)} to {_number(metric.high)} "
         f"| {metric.num_pictures:,} |\n"
         for metric in manifest.metrics
     ]
     return (
-        "Measured on validation images, which it was not trained on:\n\n"
-        "| measure | value | 95 % interval | images |\n|---|---|---|---|\n" + "".join(rows)
+        "Measured on validation images, which were not used for training:\n"
+        "\n"
+        "| measure | value | 95 % interval | images |\n"
+        "|---|---|---|---|\n" + "".join(rows)
     )
 
 

@@ -78,8 +78,8 @@ class CheckImages:
             data, note = _table_of(Path(data), predictor)
         elif data.vocab != predictor.vocab:
             raise DataError(
-                f"The images of the run have other classes now than the model: {joined(data.vocab, limit=20)}. "
-                "Give other images with --calibrate DATA."
+                "The images of the run now have different classes from the model: "
+                f"{joined(data.vocab, limit=20)}. Give other images with --calibrate DATA."
             )
         checking, rest = data.valid_rows.tolist(), data.train_rows.tolist()
         if not rest:
@@ -88,7 +88,8 @@ class CheckImages:
         rest = evenly_spread(rest, most=NUM_CALIBRATION)
         if not checking or not rest:
             raise DataError(
-                f"There are too few images in {data.root}: at least one to calibrate on and another one to check with."
+                f"There are too few images in {data.root}: at least two are needed, one to calibrate on and one "
+                "to check."
             )
         targets = data.targets[checking]
         calibration = tuple(data.paths[row] for row in rest)
@@ -111,7 +112,10 @@ class CheckImages:
                 causes[file] = error
         if not causes:
             return self
-        note = f"{counted(len(causes), 'image')} cannot be read without vizsla and are left out: {next(iter(causes.values()))}"
+        note = (
+            f"Skipped {counted(len(causes), 'image')} that cannot be read without vizsla: "
+            f"{next(iter(causes.values()))}"
+        )
         kept = [row for row, file in enumerate(self.files) if file not in causes]
         return CheckImages(
             calibration=tuple(file for file in self.calibration if file not in causes),

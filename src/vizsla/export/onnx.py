@@ -98,7 +98,8 @@ def onnx_bytes(
     num_bytes = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if num_bytes > _MOST_BYTES:
         raise ConfigError(
-            f"The weights take {num_bytes / 1e9:.1f} GB, and an ONNX file has at most 2. Use --torch FILE instead."
+            f"The weights take {num_bytes / 1e9:.1f} GB, but an ONNX file can hold at most 2 GB. Use --torch FILE "
+            "instead."
         )
     with warnings.catch_warnings(action="ignore"):
         try:

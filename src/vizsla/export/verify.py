@@ -85,7 +85,7 @@ class Tolerance:
         if not parity.mean_difference <= self.mean_difference:
             return f"they differ by {parity.mean_difference:.2g} on average, at most {self.mean_difference:g} is allowed"
         if parity.agreement < self.agreement:
-            return f"{parity.agreement:.1%} of the images get the same answer, at least {self.agreement:.0%} must"
+            return f"{parity.agreement:.1%} of the images get the same answer, but at least {self.agreement:.0%} must"
         return ""
 
 
@@ -192,7 +192,7 @@ def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity
         parity = parity.with_batch(batch, found=answer(batch.images))
     if fault := answer.tolerance.fault(parity):
         raise ModelFileError(
-            f"{path} does not give the answers here that it gave when it was written: {fault}. If the files belong "
+            f"{path} gives different answers here than when it was written: {fault}. If the files belong "
             "together, try another version of onnxruntime."
         )
     return parity
@@ -416,7 +416,7 @@ def check_close(parity: Parity, *, tolerance: Tolerance, path: Path, cure: str) 
     """Raise OutputError if a program does not answer as the model does."""
     if fault := tolerance.fault(parity):
         raise OutputError(
-            f"{path} was not written, because its answers are not the model's: {fault}. {cure}"
+            f"{path} was not written, because its answers differ from the model's: {fault}. {cure}"
         )
 
 

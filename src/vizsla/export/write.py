@@ -156,8 +156,8 @@ def export_model(
         on_note(check.note)
     if (precision != "float32" and not check.files) or (precision == "int8" and not check.calibration):  # fmt: skip
         raise ConfigError(
-            f"{precision} needs images like those that the model will see, to calibrate and compare on. Give the folder of a run "
-            "whose images are still there, or images with --calibrate DATA (data=)."
+            f"{precision} needs images to calibrate and compare on, similar to those that the model will see. "
+            "Give the folder of a run whose images still exist, or images with --calibrate DATA (data=)."
         )
     with ExitStack() as held:
         # All are written and checked under temporary names, then all appear.
@@ -229,7 +229,9 @@ def _check_choices(names: set[str], *, precision: Precision) -> None:
             "--space DIR or --docker DIR."
         )
     if precision not in TOLERANCES:
-        raise ConfigError(f"precision is {', '.join(TOLERANCES)}. Received: {precision!r}")
+        raise ConfigError(
+            f"precision must be one of {', '.join(TOLERANCES)}. Received: {precision!r}"
+        )
     whole = names & {"torch", "executorch"}
     if precision != "float32" and whole:
         raise ConfigError(

@@ -37,7 +37,7 @@ def grad_cam(
     targets: Tensor | Sequence[int] | None = None,
     stage: int = -1,
 ) -> Tensor:
-    """Return how much each place of each image speaks for a class.
+    """Return a heat map for each image: how strongly each place supports a class.
 
     This works with frozen bodies and under ``torch.no_grad()``; modes, gradients and ``requires_grad`` stay as they are.
 
@@ -51,7 +51,7 @@ def grad_cam(
 
     Returns:
         float32 ``(B, H, W)`` on the classifier's device, 0 to 1, bilinearly enlarged; the hottest place of an image is 1,
-        unless nothing in it speaks for the class.
+        unless nothing in it supports the class.
 
     Raises:
         ConfigError: The images have another shape, the targets are not one per image, there is no such stage, its map
@@ -105,7 +105,7 @@ def overlay(image: Tensor, heat: Tensor, *, strength: float = STRENGTH) -> Tenso
             f"Received: {tuple(image.shape)} and {tuple(heat.shape)}"
         )
     if not 0 <= strength <= 1:
-        raise ConfigError(f"strength is a number from 0 to 1. Received: {strength!r}")
+        raise ConfigError(f"strength must be from 0 to 1. Received: {strength!r}")
     below = image.float() if image.is_floating_point() else image.float() / 255
     heat = heat.detach().to(image.device, torch.float32)[None, None]
     heat = F.interpolate(heat, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
@@ -143,9 +143,9 @@ def _maps_and_gradients(
     (gradient,) = _gradients(scores, (maps[chosen],))
     if gradient is None:
         raise ConfigError(
-            f"The logits do not depend on the map of stage {chosen} of {len(maps)}: the head does not use it, and "
-            "the next layers do not get it (in networks of tokens they get the tokens). Choose stage=-1, with "
-            "images large enough that the last map has more than one position."
+            f"The logits do not depend on the map of stage {chosen} of {len(maps)}: neither the head nor later "
+            "layers use it (transformers pass on tokens instead). Choose stage=-1, with images large enough that "
+            "the last map has more than one position."
         )
     return maps[chosen].detach(), gradient
 
@@ -173,12 +173,12 @@ def _scores(logits: Tensor, targets: Tensor | Sequence[int] | None) -> Tensor:
     whole = not chosen.is_floating_point() and chosen.dtype != torch.bool
     if chosen.shape != (count,) or not whole:
         raise ConfigError(
-            f"targets has one class number for each of {count} images, or a row of {num_classes} zeros and ones. "
-            f"Received: {chosen.dtype} {tuple(chosen.shape)}"
+            f"targets must have one class number for each of {count} images, or a row of {num_classes} zeros and "
+            f"ones. Received: {chosen.dtype} {tuple(chosen.shape)}"
         )
     if count and not 0 <= int(chosen.min()) <= int(chosen.max()) < num_classes:
         raise ConfigError(
-            f"targets are class numbers from 0 to {num_classes - 1}. Received: {chosen.tolist()}"
+            f"targets must be class numbers from 0 to {num_classes - 1}. Received: {chosen.tolist()}"
         )
     return logits.gather(1, chosen.long().unsqueeze(1)).squeeze(1)
 
@@ -204,8 +204,8 @@ def _chosen_stage(maps: tuple[Tensor, ...], *, used: list[int], stage: int, amon
         return stage % len(maps)
     sides = ", ".join(f"{found.shape[2]} x {found.shape[3]}" for found in maps)
     raise ConfigError(
-        f"A map of one position says nothing about places. The maps have these sizes: {sides}. "
-        "Give larger images, or another stage."
+        f"A map with a single position cannot show where. The maps have these sizes: {sides}. Use larger images, "
+        "or another stage."
     )
 
 

@@ -147,8 +147,8 @@ def collect_evidence(
             num_workers=num_workers,
         )
 
-    valid_facts = facts(predictions.rows, "looking at validation files")
-    train_facts = facts(sample, "looking at training files")
+    valid_facts = facts(predictions.rows, "scanning validation files")
+    train_facts = facts(sample, "scanning training files")
     return Evidence(
         valid_facts=valid_facts,
         train_facts=train_facts,

@@ -115,7 +115,8 @@ def check_own_parts(classifier: Classifier, example: Callable[[], Tensor]) -> No
     if not isinstance(outputs, Tensor) or outputs.shape != expected:  # pyright: ignore[reportUnnecessaryIsInstance] (a user's module)
         shown = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(
-            f"{what}, and has to make a tensor {expected} of them: an output for each image and class (or number). Received: {shown}"
+            f"{what}, and must return a tensor {expected}: one output per image and class (or number). Received: "
+            f"{shown}"
         )
 
 
@@ -222,7 +223,7 @@ def compute_outputs(
     forward = partial(compute_logits, model, precision=precision)  # pyright: ignore[reportArgumentType] (any module that returns logits)
     found = over_batches(model, _iterator(batches), forward, keep_images=keep_images)
     if not found.outputs:
-        raise ConfigError("There is nothing to predict: the loader gives no batches.")
+        raise ConfigError("There is nothing to predict: the loader has no batches.")
     targets = None
     if len(found.targets) == len(found.outputs):
         targets = torch.cat(found.targets).cpu()
@@ -252,7 +253,9 @@ def extract_features(
     ``(B, V, D)``, instead; those that are returned are then of no image.
     """
     if not views or not set(views) <= VIEWS.keys():
-        raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
+        raise ConfigError(
+            f"views must be a selection of {', '.join(VIEWS)}. Received: {list(views)}"
+        )
     keep_freed_memory()
     quick = StreamlinedOnce(classifier) if quick is None else quick
 
@@ -284,8 +287,8 @@ def check_feature_kind(kind: str, classifier: Classifier) -> None:
         raise ConfigError(f'features is "head" or "body". Received: {kind!r}')
     if kind == "head" and not isinstance(classifier.head, ConcatPoolHead | FeatureHead):
         raise ConfigError(
-            f"What the head {type(classifier.head).__name__} reads is not known, as it is your own. Take the features of the "
-            'body: features="body".'
+            f"What the head {type(classifier.head).__name__} reads is unknown, because it is your own. Use the "
+            'features of the body: features="body".'
         )
 
 
@@ -319,7 +322,7 @@ def augmented_probabilities(
     the result. ``activation`` makes probabilities of raw outputs ``(N, C)``.
     """
     if not isinstance(num_views, int) or num_views < 1:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
-        raise ConfigError(f"The number of views is at least 1. Received: {num_views!r}")
+        raise ConfigError(f"The number of views must be at least 1. Received: {num_views!r}")
     views: list[Tensor] = []
     for view in range(num_views):
         predictions = predict_batches(
@@ -375,8 +378,8 @@ def _iterator(batches: Any) -> Iterable[object]:
         return batches.batches()
     if not isinstance(batches, Sized):
         raise ConfigError(
-            "Batches come from a loader or a list, which have a length and can be read again. "
-            f"Received: {type(batches).__name__}. Wrap it: dl=list(...)."
+            "Batches must come from a loader or a list, which can be counted and read again. Received: "
+            f"{type(batches).__name__}. Wrap it: dl=list(...)."
         )
     return batches  # pyright: ignore[reportReturnType, reportUnknownVariableType] (checked by the loop)
 

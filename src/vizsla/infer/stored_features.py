@@ -119,14 +119,18 @@ class FeatureStore:
             free = free_disk_bytes(self.folder)
         except OSError as error:
             raise OutputError(
-                f"Cannot keep features in {self.folder}: {error.strerror}. Choose another folder for the run."
+                f"Cannot store features in {self.folder}: {error.strerror}. Choose another folder for the run."
             ) from error
         if num_bytes > free + there:
             raise OutputError(
-                f"The features of these images take {shown_bytes(num_bytes)}: too much for memory, and {self.folder} has "
-                f"{shown_bytes(free)} free. Choose a folder for the run on a larger disk, or free some space."
+                f"The features of these images take {shown_bytes(num_bytes)}: too much for memory, while "
+                f"{self.folder} has only {shown_bytes(free)} free. Choose a folder for the run on a larger disk, "
+                "or free some space."
             )
-        return f"Features: {shown_bytes(num_bytes)} on disk in {self.folder} until the head is fitted, as memory is too small."
+        return (
+            f"Features: {shown_bytes(num_bytes)} stored on disk in {self.folder} until the head is fitted, "
+            "because they do not fit in memory."
+        )
 
     @contextmanager
     def writing(self, name: str, *, shape: tuple[int, int, int]) -> Generator[FeatureWriter]:
@@ -159,8 +163,8 @@ class FeatureStore:
                     writer.keep()
         except OSError as error:
             raise OutputError(
-                f"Cannot write features to {path}: {error.strerror or error}. Choose a folder for the run on another disk, or free "
-                "some space; with --resume the run goes on from what is there."
+                f"Cannot write features to {path}: {error.strerror or error}. Choose a folder for the run on "
+                "another disk, or free some space; then --resume continues from what was written."
             ) from error
 
     def remove(self) -> None:

@@ -201,7 +201,8 @@ class _AddsColumns(_Actor):
             )
         if twice := [name for name in self.columns if name in block.column_names]:
             raise ConfigError(
-                f"The dataset has columns that predictions have, too: {joined(twice, limit=10)}. Rename them first."
+                f"The dataset has columns with the same names as predictions: {joined(twice, limit=10)}. Rename "
+                "them first."
             )
         images = block[self.column].to_pylist()
         found = table_of(self.rows(images), self.columns)
@@ -231,8 +232,9 @@ class _GivesRows(_Actor):
         number: Any = ray.get(starts.add.remote(1))
         if number > most_starts:
             self.error = OutputError(
-                f"{_MOST_DEATHS} processes of Ray died. Out of memory, or an image that no process survives, are the likely causes: "
-                "try fewer --actors or a smaller --bs. Rows of a file are kept; go on with --resume."
+                f"{_MOST_DEATHS} Ray processes died, probably out of memory or because an image crashes them. Try "
+                "fewer --actors or a smaller --bs. Rows already written to a file are kept; continue with "
+                "--resume."
             )
         # Where it is missing, so are the images of relative paths, and their rows say so.
         with suppress(OSError):
@@ -264,7 +266,7 @@ def _ordered_rows(
     from ray.exceptions import RayError
 
     if options.batch_size < 1:
-        raise ConfigError(f"--bs is at least 1. Received: {options.batch_size}")
+        raise ConfigError(f"--bs must be at least 1. Received: {options.batch_size}")
     paths = [os.fsencode(image) for image in images]
     if not paths:
         return
@@ -291,7 +293,7 @@ def _ordered_rows(
                 yield row
     except RayError as error:
         raise OutputError(
-            f"Ray gave up ({first_line(error)}). Rows of a file are kept; go on with --resume."
+            f"Ray failed ({first_line(error)}). Rows already written to a file are kept; continue with --resume."
         ) from error
     deaths: int = cast("Any", ray.get(starts.add.remote(0))) - num_actors
     if deaths > 0:
@@ -340,12 +342,13 @@ def _shares(num_actors: int | None, *, num_gpus: int | None) -> tuple[int, int]:
         num_actors = sum(n // each for n in cores) if num_gpus is None else num_gpus
     if num_actors < 1 or (num_gpus is not None and num_actors > num_gpus):
         has = "" if num_gpus is None else f", and at most {num_gpus}, one for each GPU"
-        raise ConfigError(f"--actors is at least 1{has}. Received: {num_actors}")
+        raise ConfigError(f"--actors must be at least 1{has}. Received: {num_actors}")
     for each in range(_MOST_THREADS, 0, -1):
         if sum(n // each for n in cores) >= num_actors:
             return num_actors, each
     raise ConfigError(
-        f"Each process of Ray needs a core, and there are {sum(cores)}. Choose fewer --actors. Received: {num_actors}"
+        f"Each Ray process needs a core, and the number of cores is {sum(cores)}. Choose fewer --actors. "
+        f"Received: {num_actors}"
     )
 
 
@@ -385,8 +388,8 @@ def _session(address: str | None) -> Generator[None]:
         except (OSError, RuntimeError, ValueError) as error:
             where = "on this machine" if address is None else f"at {quoted(address)}"
             raise ConfigError(
-                f"Ray does not start {where} ({first_line(error)}). Leave --address out to start it on this machine, or give "
-                "HOST:PORT of a cluster with the same versions of Ray and Python."
+                f"Ray cannot start {where} ({first_line(error)}). Leave --address out to start it on this "
+                "machine, or give HOST:PORT of a cluster with the same versions of Ray and Python."
             ) from error
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -450,6 +453,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"There is no cluster of Ray at {quoted(address)} ({first_line(error)}). Give --address auto on a machine of the cluster, "
-            "or HOST:PORT as 'ray start --head' prints it (port 6379)."
+            f"There is no Ray cluster at {quoted(address)} ({first_line(error)}). Give --address auto on a "
+            "machine of the cluster, or HOST:PORT as 'ray start --head' prints it (port 6379)."
         ) from error

@@ -71,7 +71,7 @@ MANIFEST_KEY = "vizsla.manifest"
 _DIGEST_KEY = "vizsla.sha256"
 _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "pillow", "numpy")
 _KEEP_WEIGHTS = (
-    "keep the weights alone: safetensors.torch.save_model(classifier, 'weights.safetensors')"
+    "save only the weights: safetensors.torch.save_model(classifier, 'weights.safetensors')"
 )
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -229,7 +229,7 @@ def load_bundle(
         problems = describe_differences(expected, found)
         if problems:
             cure = (
-                "The builder has to make the network that was trained, with the same settings."
+                "The builder must build the network that was trained, with the same settings."
                 if own
                 else f"They were written with {shown_versions(manifest)}; installing these versions may help."
             )
@@ -270,8 +270,8 @@ def check_sha256(source: Path | bytes, expected: str) -> None:
         raise _unreadable(path, error) from error
     if found != expected.lower():
         raise ModelFileError(
-            f"{path} is not the file that was asked for, and was not opened: its SHA-256 is {found}, expected was "
-            f"{expected.lower()}. Get the file again from where the digest is published, or correct the digest."
+            f"{path} is not the expected file and was not opened: its SHA-256 is {found}, expected "
+            f"{expected.lower()}. Download the file again, or correct the digest."
         )
 
 
@@ -339,8 +339,8 @@ def _check_can_be_named(classifier: Classifier) -> Mapping[str, object]:
     config = getattr(classifier.head, "config", None)
     if not callable(config):
         raise ConfigError(
-            f"The head {type(classifier.head).__name__} is not one that vizsla can build again from a model file. "
-            f"Give it to vision_learner as custom_head, use ConcatPoolHead or FeatureHead, or {_KEEP_WEIGHTS}."
+            f"vizsla cannot rebuild the head {type(classifier.head).__name__} from a model file. Give it to "
+            f"vision_learner as custom_head, use ConcatPoolHead or FeatureHead, or {_KEEP_WEIGHTS}."
         )
     return cast("Mapping[str, object]", config())
 
@@ -354,13 +354,13 @@ def _check_can_be_rebuilt(manifest: Manifest, tensors: Mapping[str, Tensor]) -> 
         expected = expected_forms(manifest, path=Path("the model"), found=forms_of(tensors))
     except ModelFileError as error:
         raise ConfigError(
-            f"The network {name} cannot be built again from its name and settings: {error.__cause__} Use an architecture "
-            f"and a head that vizsla built, or {_KEEP_WEIGHTS}."
+            f"The network {name} cannot be rebuilt from its name and settings: {error.__cause__} Use an "
+            f"architecture and a head that vizsla built, or {_KEEP_WEIGHTS}."
         ) from error
     problems = describe_differences(expected, forms_of(tensors))
     if problems:
         raise ConfigError(
-            f"The network {name} was changed after it was built, so name and settings do not describe it any more: "
+            f"The network {name} was changed after it was built, so its name and settings no longer describe it: "
             f"{problems}. Build a new one, or {_KEEP_WEIGHTS}."
         )
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-AGAIN = "Copy the file again from where it came, or export the model again."
+AGAIN = "Copy the file again from its source, or export the model again."
 FORMAT_NAME = "vizsla-model"
 FORMAT_VERSION = 5
 """The newest format; it rises when a file can no longer be read by older versions of vizsla.
@@ -174,7 +174,7 @@ def manifest_from_json(text: str, *, path: Path) -> Manifest:
         field = re.sub(r"\[(\d+)\]", r".\1", place.rstrip("`").replace("[...]", ""))
         _refuse(field, _value_at(content, field), f"{said[:1].lower()}{said[1:200]}", path=path)
     except UnicodeEncodeError as error:  # a lone surrogate where one of a few words is expected
-        _refuse("", error.object, "a word in it is not one of those that can be there", path=path)
+        _refuse("", error.object, "one of its values is not allowed", path=path)
     for field, is_right, expected in _expectations(manifest):
         if not is_right:
             _refuse(field, _value_at(content, field), f"expected {expected}", path=path)

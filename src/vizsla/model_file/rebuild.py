@@ -98,9 +98,10 @@ def build_own_parts(
         if not names:
             return {}
         raise ModelFileError(
-            f"{path} holds the weights of your own {what}, and no code that makes it again. Open it in Python, with a function "
-            f"without arguments that returns {returns}: load_learner({path.name!r}, builder=FUNCTION). The same argument of "
-            "vizsla.export.export_model writes an ONNX file, which needs no code."
+            f"{path} holds the weights of your own {what}, but no code to rebuild it. Open it in Python with a "
+            f"function that takes no arguments and returns {returns}: load_learner({path.name!r}, "
+            "builder=FUNCTION). The same argument of vizsla.export.export_model writes an ONNX file, which needs "
+            "no code."
         )
     shown = getattr(builder, "__name__", type(builder).__name__)
     if not names:
@@ -111,13 +112,13 @@ def build_own_parts(
         made = builder()
     except Exception as error:
         raise ConfigError(
-            f"The builder {shown} failed: {type(error).__name__}: {error}. It is called without arguments and returns {returns} "
-            f"for the {what} in {path}."
+            f"The builder {shown} failed: {type(error).__name__}: {error}. It is called without arguments and "
+            f"must return {returns} for the {what} in {path}."
         ) from error
     parts = made if isinstance(made, tuple) else (made,)
     if len(parts) != len(names) or not all(isinstance(part, nn.Module) for part in parts):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
         raise ConfigError(
-            f"The builder {shown} has to return {returns} for the {what} in {path}: nn.Module. Received: "
+            f"The builder {shown} must return {returns} for the {what} in {path}: nn.Module. Received: "
             f"{', '.join(type(part).__name__ for part in parts)}"
         )
     return dict(zip(names, parts, strict=True))

@@ -167,8 +167,9 @@ def joined_backbone(parts: Sequence[Backbone]) -> Backbone:
     sizes = {part.fixed_size for part in parts if part.fixed_size is not None}
     if len(sizes) > 1:
         raise ConfigError(
-            f"Networks that are joined see the same images. {' and '.join(part.spec.name for part in parts)} take images of "
-            f"{' and '.join(f'{height} x {width}' for height, width in sorted(sizes))} pixels only. Choose networks for one size."
+            f"Joined networks see the same images, but {' and '.join(part.spec.name for part in parts)} take "
+            f"images of {' and '.join(f'{height} x {width}' for height, width in sorted(sizes))} pixels only. "
+            "Choose networks for the same size."
         )
     network = JoinedNetworks(parts)
     licences = dict.fromkeys(part.spec.licence for part in parts)

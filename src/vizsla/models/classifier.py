@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         check_task(task)
         if not vocab or len(set(vocab)) != len(vocab):
             raise ConfigError(
-                f"vocab needs at least one class name, and each only once. Received: {vocab!r}"
+                f"vocab needs at least one class name and no duplicates. Received: {vocab!r}"
             )
         if long := next((name for name in vocab if len(name) > LONGEST_CLASS_NAME), None):
             raise ConfigError(
@@ -107,16 +107,18 @@ class Classifier(nn.Module):
         """
         if isinstance(self.head, NoHead):
             raise ConfigError(
-                f"The network {self.backbone.spec.name} is your own and gives logits alone, so there are no maps of features for "
-                "heat maps, nearest images or embeddings. Give its body to vision_learner(dls, body), which adds a head."
+                f"The network {self.backbone.spec.name} is your own and returns only logits, so there are no "
+                "feature maps for heat maps, nearest images or embeddings. Give its body to vision_learner(dls, "
+                "body), which adds a head."
             )
         return self.backbone(self._normalised(images))
 
     def _normalised(self, images: Tensor) -> Tensor:
         if not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ConfigError(
-                "A classifier takes floating point images (B, 3, H, W), or grey ones (B, 1, H, W), with values 0-1. "
-                f"Received: {images.dtype} {tuple(images.shape)}. Images of bytes become floats in the augmentation."
+                "A classifier takes floating point images (B, 3, H, W), or grey ones (B, 1, H, W), with values "
+                f"0-1. Received: {images.dtype} {tuple(images.shape)}. The augmentation converts uint8 images to "
+                "floats."
             )
         if self.is_grey:
             images = in_grey(images)

@@ -75,12 +75,12 @@ def layer_decay_rates(rate: float, *, num_groups: int, decay: float) -> tuple[fl
     """
     if not (math.isfinite(rate) and rate > 0):
         raise ConfigError(
-            f"A learning rate is a positive finite number, such as 1e-3. Received: {rate!r}"
+            f"A learning rate must be a positive finite number, such as 1e-3. Received: {rate!r}"
         )
     if not 0 < decay <= 1:
         raise ConfigError(
-            "The decay of rates from layer to layer is above 0 and at most 1 (1: all rates are equal); 0.75 is usual. "
-            f"Received: {decay!r}"
+            "The layer-wise decay of learning rates must be above 0 and at most 1 (1: all rates are equal); 0.75 "
+            f"is usual. Received: {decay!r}"
         )
     return tuple(rate * decay ** (num_groups - 1 - position) for position in range(num_groups))
 
@@ -93,8 +93,8 @@ def freeze_to(groups: Sequence[Group], n: int, *, train_norms: Iterable[nn.Param
     """
     if n < -len(groups):
         raise ConfigError(
-            f"freeze_to({n}) counts beyond the first of {len(groups)} parameter groups. "
-            f"Give a number from {-len(groups)} to {len(groups) - 1}; 0 trains everything."
+            f"freeze_to({n}) is out of range for {len(groups)} parameter groups. Give a number from "
+            f"{-len(groups)} to {len(groups) - 1}; 0 trains everything."
         )
     first = n + len(groups) if n < 0 else n
     if first >= len(groups):

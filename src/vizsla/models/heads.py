@@ -68,8 +68,8 @@ class FeatureHead(nn.Module):
         super().__init__()
         if not stages or not statistics or not set(statistics) <= set(STATISTICS):
             raise ConfigError(
-                f"A feature head needs stages and some of {', '.join(STATISTICS)}. "
-                f"Received: stages={list(stages)}, statistics={list(statistics)}"
+                f"A feature head needs stages and at least one statistic of {', '.join(STATISTICS)}. Received: "
+                f"stages={list(stages)}, statistics={list(statistics)}"
             )
         self.stages = tuple(stages)
         self.statistics = tuple(statistics)
@@ -132,7 +132,7 @@ class FeatureHead(nn.Module):
             num_features = sum(stage_channels[stage] for stage in stages) * len(statistics)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ConfigError(
-                f"These settings make no feature head for a body with {len(stage_channels)} stages. "
+                f"These settings do not fit a feature head for a body with {len(stage_channels)} stages. "
                 f"Received: {dict(config)!r}"
             ) from error
         if num_landmarks < 0 or min(stages, default=0) < 0:
@@ -222,7 +222,7 @@ def create_head(
     *,
     seed: int = 0,
 ) -> nn.Sequential:
-    """Make the layers from one map (or vector) to logits: pooling, then blocks of norm, dropout, linear and ReLU.
+    """Build the layers from one feature map (or vector) to logits: pooling, then blocks of norm, dropout, linear and ReLU.
 
     Names and order of the arguments are those of fastai. Linear weights start from a normal distribution with
     standard deviation sqrt(2 / inputs) (He et al. 2015, arXiv 1502.01852), norm biases at 0.001.
@@ -254,7 +254,7 @@ def create_head(
     widths = (num_inputs, *hidden, n_out)
     if min(widths) < 1:
         raise ConfigError(
-            f"Widths of a head are positive. Received: nf={nf}, {hidden}, n_out={n_out}"
+            f"Widths of a head must be positive. Received: nf={nf}, {hidden}, n_out={n_out}"
         )
     dropouts = _dropouts(ps, count=len(widths) - 1)
     layers: list[nn.Module] = []
@@ -373,7 +373,9 @@ def build_head(
     try:
         return ConcatPoolHead(stage_channels[-1], num_classes, **cast("HeadOptions", options))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"These settings make no head: {dict(config)!r}. {error}") from error
+        raise ConfigError(
+            f"No head can be built from these settings: {dict(config)!r}. {error}"
+        ) from error
 
 
 def _dropouts(ps: float | Sequence[float], *, count: int) -> tuple[float, ...]:
@@ -382,7 +384,8 @@ def _dropouts(ps: float | Sequence[float], *, count: int) -> tuple[float, ...]:
     dropouts = (*(given[0] / 2,) * (count - 1), given[0]) if len(given) == 1 else given
     if len(dropouts) != count or not all(0 <= dropout < 1 for dropout in dropouts):
         raise ConfigError(
-            f"ps is one dropout from 0 to below 1, or one for each of the {count} linear layers. Received: {ps!r}"
+            f"ps must be one dropout probability from 0 to below 1, or one for each of the {count} linear layers. "
+            f"Received: {ps!r}"
         )
     return dropouts
 

@@ -316,7 +316,7 @@ class SimpleCNN(nn.Sequential):
 
 
 def SEModule(ch: int, reduction: int, act_cls: Activation = nn.ReLU) -> SequentialEx:  # noqa: N802
-    """Return what scales each channel by what all of them say (Hu et al., "Squeeze-and-excitation networks", 2018)."""
+    """Return a block that scales each channel by weights computed from all channels (Hu et al., 2018)."""
     hidden = math.ceil(ch // reduction / 8) * 8
     return SequentialEx(
         nn.AdaptiveAvgPool2d(1),
@@ -327,7 +327,7 @@ def SEModule(ch: int, reduction: int, act_cls: Activation = nn.ReLU) -> Sequenti
 
 
 class SimpleSelfAttention(nn.Module):
-    """Lets each place of a map look at all others, at a cost that grows with the number of places alone.
+    """Lets each position of a map attend to all others, at a cost linear in the number of positions.
 
     Args:
         n_in: Channels.
@@ -448,7 +448,7 @@ class ResBlock(nn.Module):
 
 
 def init_default(m: nn.Module, func: Callable[[Tensor], Any] | None = nn.init.kaiming_normal_) -> nn.Module:  # fmt: skip
-    """Draw the weights of one layer with ``func``, set its bias to 0, and return it."""
+    """Initialise the weights of one layer with ``func``, set its bias to 0, and return it."""
     weight, bias = getattr(m, "weight", None), getattr(m, "bias", None)
     if func is not None and isinstance(weight, Tensor):
         func(weight)
@@ -458,7 +458,7 @@ def init_default(m: nn.Module, func: Callable[[Tensor], Any] | None = nn.init.ka
 
 
 def apply_init(m: nn.Module, func: Callable[[Tensor], Any] = nn.init.kaiming_normal_) -> None:
-    """Draw the weights of all layers of a network that train and are no norms, see ``init_default``."""
+    """Initialise the weights of all trainable layers of a network except norms, see ``init_default``."""
     for layer in m.modules():
         weight = getattr(layer, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim > 1 and weight.requires_grad:
@@ -488,7 +488,7 @@ def default_split(m: Any) -> list[list[nn.Parameter]]:
 
 
 def has_pool_type(m: nn.Module) -> bool:
-    """Whether a network is a pooling layer or has one in it."""
+    """Whether a network is or contains a pooling layer."""
     return any(re.search(r"Pool[123]d$", type(part).__name__) for part in m.modules())
 
 
@@ -560,7 +560,7 @@ def create_body(
         )
     network = model if isinstance(model, nn.Module) else model(pretrained=pretrained)
     if n_in not in (1, 3):
-        raise ConfigError(f"n_in is 3, or 1 for grey images. Received: {n_in!r}")
+        raise ConfigError(f"n_in must be 3, or 1 for grey images. Received: {n_in!r}")
     if n_in == 1:
         _sum_first_channels(network)
     if callable(cut):
@@ -570,7 +570,8 @@ def create_body(
         pooling = [place for place, child in enumerate(children) if has_pool_type(child)]
         if not pooling:
             raise ConfigError(
-                f"{type(network).__name__} has no child that pools, so it is not known where its body ends. Give cut, a number of children."
+                f"{type(network).__name__} has no pooling layer, so the end of its body is unknown. Give cut, the "
+                "number of children to keep."
             )
         cut = pooling[-1]
     return nn.Sequential(*children[: check_cut(cut)])

@@ -177,9 +177,9 @@ def check_cut(cut: object) -> int:
     """Return ``cut``, which has to be a whole number."""
     if isinstance(cut, bool) or not isinstance(cut, int):
         raise ConfigError(
-            "cut is a whole number: how many of the network's parts to keep, or, negative, how many to leave out. "
-            f"Received: {cut!r}. To cut with a function of your own, apply it to the network and pass the nn.Module "
-            "that it returns."
+            "cut must be a whole number: how many of the network's parts to keep, or, if negative, how many to "
+            f"leave out. Received: {cut!r}. To cut with a function of your own, apply it to the network and pass "
+            "the nn.Module that it returns."
         )
     return cut
 

@@ -209,8 +209,8 @@ class BackboneSpec:
         if set(self.licence.lower().split(f" {AND} ".lower())) <= _PERMISSIVE:
             return ""
         return (
-            f"The weights of {self.name} are under the licence {self.licence!r}, which also holds for models made from them. Read it "
-            "before you publish or sell one."
+            f"The weights of {self.name} have the licence {self.licence!r}, which also applies to models trained "
+            "from them. Read it before you publish or sell a model."
         )
 
     @property
@@ -325,8 +325,8 @@ def timm_stages(network: nn.Module, *, size: Size, name: str) -> Stages:
             fixed_size=fixed_size,
         )
     raise ConfigError(
-        f"timm's network {name!r} does not give maps of features, which vizsla works on. "
-        "Choose another architecture, for example convnext_atto, resnet34 or efficientnet_lite0."
+        f"timm's network {name!r} does not return feature maps, which vizsla needs. Choose another architecture, "
+        "for example convnext_atto, resnet34 or efficientnet_lite0."
     )
 
 
@@ -339,8 +339,8 @@ def sequential_stages(
     maps, fixed_size = trial or ((), None)
     if not maps or any(_side(found) is None for found in maps):
         raise ConfigError(
-            f"The network {name!r} is not a sequence of stages with square maps, which vizsla works on. "
-            "timm has networks of most families: give the name of one of those."
+            f"The network {name!r} is not a sequence of stages with square maps, which vizsla needs. timm has "
+            "networks of most families: use the name of one of those."
         )
     sides = [_side(found) or 0 for found in maps]
     ends = [

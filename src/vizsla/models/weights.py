@@ -65,7 +65,7 @@ def read_weights_file(path: Path | str) -> dict[str, Tensor]:
     """
     cure = "Check the path."
     if Path(path).is_dir():
-        cure = f"Give a file of weights; to go on with the model of a run: vizsla train DATA --from {path}."
+        cure = f"Give a weights file; to continue from the model of a run: vizsla train DATA --from {path}."
     return _parse(_content(Path(path), cure=cure), name=str(path))
 
 
@@ -75,7 +75,7 @@ def read_checked_file(path: Path, *, sha256: str) -> dict[str, Tensor]:
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise WeightsError(
-            f"The file of weights {path} is not the published one: its SHA-256 digest is {found}, expected {sha256}. "
+            f"The weights file {path} is not the published one: its SHA-256 digest is {found}, expected {sha256}. "
             "Install its package again."
         )
     return _parse(content, name=str(path))
@@ -86,7 +86,7 @@ def _content(path: Path, *, cure: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"Cannot read the file of weights {path}: {error.strerror or error}. {cure}"
+            f"Cannot read the weights file {path}: {error.strerror or error}. {cure}"
         ) from error
 
 
@@ -139,13 +139,13 @@ def _parse(content: bytes, *, name: str) -> dict[str, Tensor]:
             return safetensors.torch.load(content)
         except SafetensorError as error:
             raise WeightsError(
-                f"The file of weights {name} is damaged: {error}. Fetch it again."
+                f"The file of weights {name} is damaged: {error}. Download it again."
             ) from error
     if content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":
         return _tensors(_restricted_load(content, name=name), name=name)
     raise WeightsError(
-        f"{name} is not a file of weights: it is neither safetensors nor written by torch.save. "
-        f"It starts with {content[:8]!r}."
+        f"{name} is not a weights file: it is neither safetensors nor written by torch.save. It starts with "
+        f"{content[:8]!r}."
     )
 
 
@@ -158,13 +158,14 @@ def _restricted_load(content: bytes, *, name: str) -> object:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it wants to use {blocked[1]}" if blocked else "its pickle cannot be read safely"
         raise WeightsError(
-            f"The file {name} was refused: {reason}, and a file of weights may hold tensors only. Nothing in it was "
-            "run. Save the state dict alone, best as safetensors: safetensors.torch.save_file(model.state_dict(), ...)"
+            f"The file {name} was refused: {reason}, but a weights file may hold only tensors. No code in it was "
+            "run. Save only the state dict, preferably as safetensors: "
+            "safetensors.torch.save_file(model.state_dict(), ...)"
         ) from error
     except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         # What torch raises for broken archives and streams; the first line is the part for people.
         raise WeightsError(
-            f"The file of weights {name} is damaged: {first_line(error)}. Fetch it again."
+            f"The weights file {name} is damaged: {first_line(error)}. Download it again."
         ) from error
 
 
@@ -175,11 +176,11 @@ def _tensors(content: object, *, name: str) -> dict[str, Tensor]:
     entries = cast("Mapping[object, object]", inner[0]) if inner else entries
     strays = [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
     if strays or not entries:
-        found = f"{len(strays)} other things ({joined(strays, limit=3)})"
+        found = f"{len(strays)} entries that are not tensors ({joined(strays, limit=3)})"
         found = found if strays else f"none in a {type(content).__name__}"
         raise WeightsError(
-            f"The file {name} holds no weights: a dictionary of tensors by name was expected, found {found}. "
-            "Save model.state_dict()."
+            f"The file {name} holds no weights: expected a dictionary of named tensors, found {found}. Save "
+            "model.state_dict()."
         )
     return {str(key): cast("Tensor", value) for key, value in entries.items()}
 
@@ -258,7 +259,7 @@ def find_weights_file(published: PublishedFile, *, hub: Hub) -> Path:
     if cached is not None:
         return cached
     if hub.is_offline:
-        raise WeightsError("no copy is on this machine, and HF_HUB_OFFLINE forbids the network")
+        raise WeightsError("there is no local copy, and HF_HUB_OFFLINE blocks downloads")
     reasons: list[str] = []
     for is_known, fetch in (
         (published.repository, _fetch_from_hub),
@@ -269,7 +270,7 @@ def find_weights_file(published: PublishedFile, *, hub: Hub) -> Path:
                 return fetch(published, hub=hub)
             except WeightsError as error:
                 reasons.append(str(error))
-    raise WeightsError("; ".join(reasons) or "no place is known where they are published")
+    raise WeightsError("; ".join(reasons) or "it is unknown where they are published")
 
 
 def fetch_url(url: str, *, folder: Path, timeout_seconds: float) -> Path:
@@ -300,7 +301,7 @@ def fetch_url(url: str, *, folder: Path, timeout_seconds: float) -> Path:
     except OutputError as error:
         raise WeightsError(str(error)) from error
     except _NETWORK_ERRORS as error:
-        raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
+        raise WeightsError(f"{url} cannot be downloaded: {_reason(error)}") from error
     return target
 
 
@@ -345,11 +346,11 @@ def _fetch_from_hub(published: PublishedFile, *, hub: Hub) -> Path:
             )
         except HfHubHTTPError as error:
             status = error.response.status_code
-            reasons.append(f"{url} cannot be fetched: the server answered {status}")
+            reasons.append(f"{url} cannot be downloaded: the server answered {status}")
         except Exception as error:
             # Exception, because huggingface_hub raises the errors of whichever HTTP library it is built on. All names are on
             # one server: if it does not answer, the next name is not tried.
-            raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
+            raise WeightsError(f"{url} cannot be downloaded: {_reason(error)}") from error
         else:
             return Path(path)
     raise WeightsError("; ".join(reasons))

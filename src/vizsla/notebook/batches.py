@@ -57,7 +57,8 @@ def chosen_plan(loader: DataLoader, *, num_batches: int) -> tuple[Tensor, ...]:
     outside = [place for place in places if not -loader.n <= place < loader.n]
     if outside:
         raise ConfigError(
-            f"get_idxs gives positions of the {loader.n} images, from 0 to {loader.n - 1}. Received: {outside[0]}"
+            f"get_idxs must return positions of the {loader.n} images, from 0 to {loader.n - 1}. Received: "
+            f"{outside[0]}"
         )
     return torch.split(turns_of(loader.rows[places]), loader.bs)
 
@@ -117,7 +118,7 @@ def _one_image(loader: DataLoader, count: int) -> tuple[Tensor, Tensor]:
     rows = rows_of(loader.loader.plan()[0][:1]) if len(loader) else loader.rows
     for batch in loader.read_plan([turns_of(rows.repeat(count))], epoch=loader.next_look()):
         return dressed(batch, loader=loader)
-    raise DataError("There is no batch to show: this loader was given no images.")
+    raise DataError("There is no batch to show: this loader has no images.")
 
 
 def loss_of(dls: DataLoaders) -> nn.Module:
@@ -153,7 +154,7 @@ def add_transforms(
 ) -> None:
     """Add transforms to those of loaders, in place; see ``DataLoaders.add_tfms``."""
     if event not in ("after_item", "after_batch"):
-        raise ConfigError(f"event is after_item or after_batch. Received: {event!r}")
+        raise ConfigError(f"event must be after_item or after_batch. Received: {event!r}")
     if event == "after_item":
         dls.reader = with_items(dls.reader, transforms)
         for loader in dls:

@@ -54,9 +54,9 @@ class Suspect:
 
 
 class ImageClassifierCleaner:
-    """Images with the largest losses of one class and split, and what to do with each of them.
+    """Shows the images with the largest losses of a class and split, and notes what to do with each.
 
-    Nothing is deleted or moved: ``delete()`` and ``change()`` return what was decided, and ``save_fixes`` writes it down for the
+    Nothing is deleted or moved: ``delete()`` and ``change()`` return your decisions, and ``save_fixes`` saves them for the
     next training. The model runs once for each split.
 
     Args:
@@ -139,7 +139,7 @@ class ImageClassifierCleaner:
         return L([(place, action) for place, action in actions if action not in {KEEP, DELETE}])
 
     def propose(self, *, probability: float = 0.9, splits: Sequence[str] = SPLITS) -> L[Suspect]:
-        """Return the images of all classes whose label the model contradicts with certainty, largest loss first.
+        """Return the images of all classes whose label the model confidently contradicts, largest loss first.
 
         Marked images keep their action; for the others the predicted class is proposed.
 
@@ -157,7 +157,7 @@ class ImageClassifierCleaner:
         return L(sorted(proposed, key=lambda one: -one.loss))
 
     def save_csv(self, path: Path, *, probability: float = 0.9) -> Path:
-        """Write all marked and proposed images to a table for a person to go through; return its path.
+        """Write all marked and proposed images to a CSV file for review; return its path.
 
         Args:
             path: File to write.
@@ -182,7 +182,8 @@ class ImageClassifierCleaner:
         """Add the marked images, kept ones too, to a file of fixes for ``vizsla train --fixes``; return its path.
 
         Args:
-            path: A file as ``write_fixes`` writes it; what is in it stays, and where an image comes up again the new mark counts.
+            path: A file as ``write_fixes`` writes it; existing rows stay, and for an image that is already in it the new
+                mark counts.
 
         Raises:
             OutputError: The file cannot be written; an old one is untouched.

@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 
 class TfmdLists:
-    """Items that pass through transforms when they are looked at.
+    """Items that are transformed when they are accessed.
 
     Args:
         items: A list, an array, a tensor, or a DataFrame, whose rows are the items.
         tfms: Transforms and functions, as ``Pipeline`` takes them.
         splits: Positions (or masks) of the items of each set: training, then validation. ``None``: all are for training.
         split_idx: The set that all items belong to, see ``Transform``.
-        do_setup: Whether transforms look at the items first: for ``Categorize``, the classes.
+        do_setup: Whether transforms see the items first: ``Categorize`` collects the classes.
         train_setup: Whether they look at the items for training only.
         dl_type: Not supported; loaders are always ours.
 
@@ -143,7 +143,7 @@ class TfmdLists:
         """Not supported: one pipeline cannot give an image and its label.
 
         Raises:
-            ConfigError: Always; it says what does.
+            ConfigError: Always; the message says what to use instead.
         """
         raise ConfigError(
             "TfmdLists has one pipeline, and loaders need an image and its label: use Datasets(items, [[PILImage.create], "
@@ -158,7 +158,7 @@ class TfmdLists:
 class Datasets:
     r"""Items that pass through several pipelines, one for the image and one for its label, and come as tuples.
 
-    They are made when looked at, and open nothing before. ``dataloaders`` makes a table of them, as a ``DataBlock`` does.
+    Items are built when accessed, and nothing is opened before. ``dataloaders`` makes a table of them, as a ``DataBlock`` does.
 
     Args:
         items: As ``TfmdLists`` takes them.
@@ -319,7 +319,8 @@ class Datasets:
         check_loader_type(dl_type)
         if as_list(before_batch):
             raise ConfigError(
-                f"before_batch is not supported: images come to one size in after_item=Resize(...). Received: {before_batch!r}"
+                "before_batch is not supported: images get one size by after_item=Resize(...). Received: "
+                f"{before_batch!r}"
             )
         if self._table is not None:
             loaders = DataLoaders.from_table(

@@ -59,7 +59,7 @@ def download_url(
 ) -> Path:
     """Download any file, whole or not at all, and return its path.
 
-    A file of that name that has another content is kept: it gets a number, which a line says.
+    An existing file of that name with different content is kept: it gets a number, and a line says so.
 
     Args:
         url: An ``https``, ``http`` or ``file`` address.
@@ -85,7 +85,7 @@ def download_url(
         numbered = _numbered(target.with_suffix(""), target.suffix)
         old = next(path for path in numbered if not path.exists())
         target.rename(old)
-        say(f"{target} was another file; it is {old.name} now.")
+        say(f"{target} was a different file; it was renamed to {old.name}.")
     new.replace(target)
     return target
 
@@ -99,10 +99,12 @@ def download_images(
     timeout: float = 4,
     preserve_filename: bool = False,
 ) -> None:
-    """Download images in parallel, and keep those that can be decoded. Lines say how many came, and what did not and why.
+    """Download images in parallel, and keep those that can be decoded.
 
-    Without ``preserve_filename`` an image is named by a digest of its address, so that another call downloads only what is
-    missing. With it a name that is taken gets a number, unless the same image has it.
+    Prints how many were downloaded, and what failed and why.
+
+    Without ``preserve_filename`` an image is named by a digest of its address, so that another call downloads only missing
+    images. With it, a name that is taken by a different image gets a number.
 
     Args:
         dest: Folder for the images; it is made.
@@ -111,11 +113,11 @@ def download_images(
         max_pics: Take at most this many addresses.
         n_workers: Downloads at the same time.
         timeout: Seconds to wait for an answer or a byte of one image; each address is tried twice.
-        preserve_filename: Name images as their addresses do.
+        preserve_filename: Keep the file names of the addresses.
 
     Raises:
         ConfigError: An argument cannot work.
-        DataError: The file of addresses cannot be read, or not one image could be had.
+        DataError: The file of addresses cannot be read, or no image could be downloaded.
         OutputError: The folder cannot be written to, or another process is downloading into it.
 
     Examples:
@@ -129,8 +131,8 @@ def download_images(
         )
     if timeout <= 0 or n_workers < 0 or max_pics < 1:
         raise ConfigError(
-            "timeout is above 0, n_workers at least 0 and max_pics at least 1. "
-            f"Received: timeout={timeout!r}, n_workers={n_workers!r}, max_pics={max_pics!r}"
+            "timeout must be above 0, n_workers at least 0 and max_pics at least 1. Received: "
+            f"timeout={timeout!r}, n_workers={n_workers!r}, max_pics={max_pics!r}"
         )
     addresses = _addresses(url_file, urls)
     chosen = addresses[:max_pics]
@@ -181,8 +183,8 @@ def download_images(
         outcomes = _in_parallel(download, chosen, n_workers, "Downloading")
     counts = Counter(what for what, _ in outcomes)
     if counts["failed"] == len(chosen):
-        raise DataError(f"Not one image could be downloaded to {quoted(folder)}.\n{_failures(outcomes)}")  # fmt: skip
-    also = f"; {counts['there']:,} were there already" if counts["there"] else ""
+        raise DataError(f"No image could be downloaded to {quoted(folder)}.\n{_failures(outcomes)}")  # fmt: skip
+    also = f"; {counts['there']:,} already existed" if counts["there"] else ""
     say(f"{counted(counts['new'], 'image')} downloaded to {folder}{also}.")
     _say_failures(outcomes)
 
@@ -197,7 +199,7 @@ def _addresses(url_file: Path | str | None, urls: Iterable[str] | None) -> list[
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"Cannot read the addresses in {quoted(url_file)}: {getattr(error, 'strerror', None) or error}. "
-                "Give a text file with an address per line."
+                "Give a text file with one address per line."
             ) from error
     else:
         found = [urls] if isinstance(urls, str) else list(urls or ())
@@ -255,7 +257,9 @@ def resize_images(
     resume: bool | None = None,
     **kwargs: Any,
 ) -> None:
-    """Write the images of a folder to another one, the larger side at most ``max_size``; lines say what was done and what not.
+    """Resize the images of a folder into another folder, the larger side at most ``max_size``.
+
+    Prints what was done and what failed.
 
     Images that fit are copied as they are. The others are written upright, in sRGB, transparent parts over white, as training
     sees them; none is enlarged. With ``dest`` the same as ``path`` each image that is too large is replaced by the smaller one.
@@ -270,7 +274,7 @@ def resize_images(
         ext: Suffix of the new files, such as ``".png"``; None keeps that of each image.
         img_format: Format as Pillow names it; None follows from the suffix.
         resample: Pillow's filter.
-        resume: False writes files anew that are in ``dest`` already; otherwise they stay as they are, and a line counts them.
+        resume: Keep files that already exist in ``dest``, and print their number; False overwrites them.
         **kwargs: For Pillow's ``Image.save``, such as ``quality=90``.
 
     Raises:
@@ -293,16 +297,16 @@ def resize_images(
     names = [file.relative_to(source) for file in files]
     workers = default_num_workers() if max_workers is None else max_workers
     if workers < 0:
-        raise ConfigError(f"max_workers is at least 0. Received: {max_workers}")
+        raise ConfigError(f"max_workers must be at least 0. Received: {max_workers}")
     outcomes = _in_parallel(resize, names, workers, "Resizing")
     counts = Counter(what for what, _ in outcomes)
     if outcomes and counts["failed"] == len(outcomes):
-        raise DataError(f"Not one image of {quoted(source)} could be resized.\n{_failures(outcomes)}")  # fmt: skip
+        raise DataError(f"No image in {quoted(source)} could be resized.\n{_failures(outcomes)}")  # fmt: skip
     words = {
         "resized": "resized",
         "copied": "copied as they were",
         "kept": "already fit",
-        "there": "were there already (resume=False writes them anew)",
+        "there": "already existed (resume=False overwrites them)",
     }
     done = ", ".join(f"{counts[what]:,} {words[what]}" for what in words if counts[what])
     say(f"Images in {target}: {done}.")
@@ -353,8 +357,8 @@ def _resized(
     mode = _MODE_OF_CHANNELS.get(n_channels)
     if mode is None or (max_size is not None and max_size < 1):
         raise ConfigError(
-            "n_channels is 1 or 3, and max_size at least 1 pixel. "
-            f"Received: n_channels={n_channels!r}, max_size={max_size!r}"
+            f"n_channels must be 1 or 3, and max_size at least 1 pixel. Received: n_channels={n_channels!r}, "
+            f"max_size={max_size!r}"
         )
     source, target = src / file, dest / file
     target = target if ext is None else target.with_suffix(ext)
@@ -446,8 +450,8 @@ def search_images_ddg(*_term: Any, **_options: Any) -> NoReturn:
         ConfigError: Always; the message has the lines to run instead.
     """
     raise ConfigError(
-        "vizsla does not search the web, and the services behind search_images_ddg and search_images_bing are gone. The package "
-        "ddgs asks the search engines of today. Install it (pip install ddgs), then:\n"
+        "vizsla does not search the web, and the services behind search_images_ddg and search_images_bing are "
+        "gone. Use the package ddgs instead (pip install ddgs):\n"
         "  from ddgs import DDGS\n"
         "  urls = L(DDGS().images('grizzly bear', max_results=200)).itemgot('image')\n"
         "  download_images(dest, urls=urls)"

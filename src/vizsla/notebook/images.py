@@ -95,7 +95,9 @@ def show_images(
         ConfigError: One of them is not an image, or the number of titles differs.
     """
     if titles is not None and len(titles) != len(ims):
-        raise ConfigError(f"Each of the {len(ims)} images has one title. Received: {len(titles)}")
+        raise ConfigError(
+            f"Give one title for each of the {len(ims)} images. Received: {len(titles)}"
+        )
     columns = math.ceil(len(ims) / nrows) if ncols is None else ncols
     _, places = subplots(nrows, max(1, columns), figsize=figsize, imsize=imsize, suptitle=suptitle)
     for place in places.flat:

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     Images = Callable[[Tensor], Tensor]
     """Positions int64 ``(K,)`` -> float32 ``(K, 3, H, W)``, 0-1, on the CPU."""
 
-_NOTHING = "There is no image with a label to show. Ask for at least one, of labelled images."
+_NOTHING = "There is no labelled image to show. Ask for at least one, and give labelled images."
 
 
 class ClassificationInterpretation:
-    """The predictions of a learner for labelled images, from many sides; make one with ``from_learner``.
+    """Explores the predictions of a learner for labelled images; make one with ``from_learner``.
 
     Args:
         learn: The learner; only ``plot_grad_cam`` runs its model again.
@@ -50,7 +50,7 @@ class ClassificationInterpretation:
 
     Attributes:
         predictions: The predictions.
-        losses: float32 ``(N,)``, by the learner's own loss; NaN where the label is not known.
+        losses: float32 ``(N,)``, by the learner's loss; NaN where the label is unknown.
     """
 
     def __init__(

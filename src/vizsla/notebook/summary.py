@@ -373,8 +373,8 @@ def _collated(loaders: DataLoaders, rows: Tensor) -> Tensor:
             for at in (0, other)
         )
         raise CollateError(
-            f"The images of a batch must have one size, and these have several: {first}, {second}. "
-            "Add item_tfms=Resize(...) to the DataBlock, for example item_tfms=Resize(460)."
+            f"The images of a batch must have the same size, but these differ: {first}, {second}. Add "
+            "item_tfms=Resize(...) to the DataBlock, for example item_tfms=Resize(460)."
         )
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     return images.to(loaders.device)

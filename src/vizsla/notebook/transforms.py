@@ -53,7 +53,7 @@ _TENSOR_ORDER = 5
 
 
 class TitledStr(str):
-    """A text that shows itself as the title of an image."""
+    """A text that is shown as the title of an image."""
 
     __slots__ = ()
 
@@ -172,7 +172,7 @@ def _as_method(overloads: list[_Overload]) -> Callable[[Transform, Any], Any]:
 
 
 class Transform(metaclass=_TransformClass):
-    """A function that knows its inverse, its place among others, and the set it is for.
+    """A function with an optional inverse, an order among other transforms, and the set it applies to.
 
     Give it functions, use it as a decorator, or write a class with ``encodes`` and, where it has an inverse, ``decodes``; ``setups``
     looks at the items first. A method may be defined several times, once for each type of what comes in (as its annotation says):
@@ -180,14 +180,14 @@ class Transform(metaclass=_TransformClass):
 
     In ``item_tfms`` it sees each image as a ``PILImage`` (a ``TensorImage`` of bytes if its annotation says so, or its order is 5 or
     more), in ``batch_tfms`` a batch as a float ``TensorImage``. Labels never pass through it there. It runs in the reading threads,
-    each time on a copy of itself; ``seed``, an integer, depends on the run's seed, the epoch and the image alone: draw with
-    ``random.Random(self.seed)`` or ``np.random.default_rng(self.seed)`` and a run can be repeated.
+    each time on a copy of itself; ``seed``, an integer, depends on the run's seed, the epoch and the image alone: draw
+    random numbers from ``random.Random(self.seed)`` or ``np.random.default_rng(self.seed)`` and runs are repeatable.
 
     Args:
         enc: The function, or several for different types.
         dec: Its inverse.
         split_idx: 0: only for training, 1: only for validation; None: for both.
-        order: Place among others; the smaller ones come first.
+        order: Transforms with a smaller order are applied first.
 
     Examples:
         >>> @Transform
@@ -219,7 +219,8 @@ class Transform(metaclass=_TransformClass):
         self.order = own_order if order is None else order
         if not all(map(callable, [*encoders, *decoders])):
             raise ConfigError(
-                f"A Transform is made of functions. Received: enc={enc!r}, dec={dec!r}. Write Transform(function)."
+                f"A Transform must be built from functions. Received: enc={enc!r}, dec={dec!r}. Write "
+                "Transform(function)."
             )
         if encoders:
             self._name = _name_of(encoders[0])
@@ -424,7 +425,7 @@ class RandTransform(DisplayedTransform):
 
 
 class ToTensor(Transform):
-    """Makes an image a ``TensorImage``, uint8 ``(3, H, W)``. Loaders do it anyway."""
+    """Converts an image to a ``TensorImage``, uint8 ``(3, H, W)``. Loaders do it anyway."""
 
     order = 5
     implied = True
@@ -464,7 +465,7 @@ class IntToFloatTensor(DisplayedTransform):
 
 
 class Categorize(DisplayedTransform):
-    """Makes a class its number; decodes the number to the class.
+    """Converts a class to its number, and back when decoding.
 
     Args:
         vocab: The classes; None takes those of the items for training.
@@ -507,8 +508,8 @@ class Categorize(DisplayedTransform):
     def _classes(self) -> CategoryMap:
         if self.vocab is None:
             raise ConfigError(
-                f"{type(self).__name__} does not know the classes yet. Give vocab=[...], call setup(labels), or put it in "
-                "TfmdLists or Datasets, which look for them."
+                f"{type(self).__name__} does not know the classes yet. Give vocab=[...], call setup(labels), or "
+                "use it in TfmdLists or Datasets, which find the classes."
             )
         return self.vocab
 
@@ -523,7 +524,7 @@ class Categorize(DisplayedTransform):
 
 
 class MultiCategorize(Categorize):
-    """Makes a list of classes a list of numbers.
+    """Converts a list of classes to a list of numbers.
 
     Args:
         vocab: The classes, in their order; None takes those of the items for training, sorted.
@@ -763,7 +764,9 @@ def as_transform(step: Any) -> Any:
     """Return a step of a pipeline: a function as a transform, a class as an object of it, and what can be called otherwise as it is."""
     made = instances([step], keep_implied=True)[0]
     if not callable(made):
-        raise ConfigError(f"A pipeline is made of functions and transforms. Received: {step!r}")
+        raise ConfigError(
+            f"A pipeline must consist of functions and transforms. Received: {step!r}"
+        )
     is_ours = isinstance(made, Transform | Pipeline | BatchTransform) or hasattr(made, "num_draws")
     return made if is_ours else Transform(made)
 

@@ -87,8 +87,8 @@ def evaluate_model(
         on_progress(done, len(rows))
     if not judged:
         raise DataError(
-            f"There is no image to judge the model on ({'; '.join(table.notes)}; cannot be read: {len(unreadable)}). "
-            "Give labelled images that it has not seen."
+            f"There are no images to evaluate the model on ({'; '.join(table.notes)}; cannot be read: "
+            f"{len(unreadable)}). Give labelled images that it was not trained on."
         )
     chosen = torch.tensor(judged)
     predictions = Predictions(

@@ -161,7 +161,7 @@ def row_line(
         top = ", ".join(f"{one['label']} {one['probability']:.1%}" for one in row["top"])
         said = f"{_joined(row['prediction']) or '(none)'}  {row['probability']:.1%}  ({top})"
         if row.get("none_of_these"):  # "one of these" would contradict it
-            said += "  unlike the validation images: maybe none of these"
+            said += "  unlike the validation images: possibly none of these classes"
         elif "label_set" in row:
             said += f"  {{{', '.join(row['label_set'])}}}"
     return printable(f"{row['path']}  {said}").translate(_BREAKS) + "\n"
@@ -355,7 +355,7 @@ class PartFile:
             known: Mapping[str, object] = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"How the rows beside {quoted(self._file)} were made is not known: {quoted(path)} cannot be read. "
+                f"The settings of the unfinished {quoted(self._file)} are unknown: {quoted(path)} cannot be read. "
                 "Start over with --force."
             ) from error
         different = [
@@ -365,8 +365,8 @@ class PartFile:
         ]
         if different:
             raise ConfigError(
-                f"The unfinished {quoted(self._file)} was made in another way: {'; '.join(different)}. "
-                "Give the same as before, or start over with --force."
+                f"The unfinished {quoted(self._file)} was made with different settings: {'; '.join(different)}. "
+                "Use the same settings, or start over with --force."
             )
 
     def _resumed(self) -> BinaryIO:
@@ -442,8 +442,8 @@ class PartFile:
         if given != row.row["path"]:
             now = "there is no such image" if given is None else f"it is {quoted(given)}"
             raise ConfigError(
-                f"Row {row.number + 1:,} of the unfinished {quoted(self._file)} is about {quoted(row.row['path'])}, and now {now}. "
-                "Give the same images in the same order, or start over with --force."
+                f"Row {row.number + 1:,} of the unfinished {quoted(self._file)} is for {quoted(row.row['path'])}, "
+                f"but now {now}. Give the same images in the same order, or start over with --force."
             )
 
     def _copy_kept(self, *, before: float) -> None:
@@ -462,8 +462,8 @@ class PartFile:
             number, end = number + 1, row.end
         if end != part.stat().st_size:
             raise OutputError(
-                f"Row {number + 1:,} of {quoted(part)} was damaged while {quoted(self._file)} was written. Go on with --resume: "
-                "the damaged rows are predicted again."
+                f"Row {number + 1:,} of {quoted(part)} was damaged while {quoted(self._file)} was written. "
+                "Continue with --resume: the damaged rows are predicted again."
             )
 
     @contextmanager
@@ -472,8 +472,8 @@ class PartFile:
             yield
         except OSError as error:
             raise OutputError(
-                f"Cannot write {quoted(self._file)}: {error.strerror or error}. The rows until then are kept beside it: "
-                "free some space or change the permissions, and go on with --resume."
+                f"Cannot write {quoted(self._file)}: {error.strerror or error}. The rows so far are kept beside "
+                "it: free some space or change the permissions, then continue with --resume."
             ) from error
 
 

@@ -37,7 +37,7 @@ _NUM_TOP = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What a classifier says about one image; unpacks as (label, index, probabilities).
+    """The prediction for one image; unpacks as (label, index, probabilities).
 
     Attributes:
         label: The most probable class. Several labels: those whose probability is above their threshold, joined by ``;``,
@@ -52,15 +52,15 @@ class Prediction:
         labels: The class; the classes; or none for regression.
         values: The numbers in the order of the vocabulary; empty unless the task is regression.
         task: What was predicted.
-        familiarity: Share of the validation images that were no more like one of the classes than this one, 0-1; near 0
-            means that the image is like none of them. None for several labels, of which an image may have none, and where the
-            model file does not say.
-        none_of_these: Whether that is so rare that the image probably shows none of the classes; 5 % of the validation
-            images, all of known classes, are refused in this way. None as for ``familiarity``.
-        label_set: Classes, best first, that hold the true one with the probability ``coverage``; None if not asked for.
+        familiarity: Share of the validation images that resembled their best class no more than this image does, 0-1; near
+            0 means that the image resembles no class. None for several labels (an image may have none), and if the model
+            file does not have it.
+        none_of_these: Whether ``familiarity`` is so low that the image probably shows none of the classes; 5 % of the
+            validation images, all of known classes, get True. None as for ``familiarity``.
+        label_set: Classes, best first, that contain the true one with the probability ``coverage``; None if not asked for.
         coverage: As asked for.
         vocab: Names of the classes or numbers, in the order of the probabilities.
-        class_type: What the classes were as labels: unpacking gives them so, everything else as text.
+        class_type: Type of the labels: unpacking returns classes as this type, everything else as text.
     """
 
     label: str
@@ -88,7 +88,7 @@ class Prediction:
             ConfigError: ``count`` is below 1.
         """
         if count < 1:
-            raise ConfigError(f"The number of best classes is at least 1. Received: {count}")
+            raise ConfigError(f"The number of top classes must be at least 1. Received: {count}")
         named = {label for label, _ in self.top}
         order = self.probabilities.argsort(descending=True, stable=True).tolist()
         others = (index for index in order if self.top and self.vocab[index] not in named)

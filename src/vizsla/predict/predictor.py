@@ -147,8 +147,8 @@ class Predictor:
 
     Args:
         classifier: Used in evaluation mode; each part of it keeps the mode that it was in.
-        resize: How a decoded image becomes one of fixed size; None if images keep their own size. Or all that is done
-            to each image, such as ``DataLoaders.reader.items``.
+        resize: Resizes a decoded image; None if images keep their own size. Or everything that is done to each image, such
+            as ``DataLoaders.reader.items``.
         augmentation: What batches go through after that, as in validation; None for nothing.
         calibration: Adjusts the probabilities; None leaves them as the network gives them.
         bit_depth: How many bits the values of 16-bit images use, 8 to 16; None scales them by 65,535.
@@ -164,8 +164,8 @@ class Predictor:
         path: The model file that it was loaded from; None if it was loaded from bytes, or not loaded.
         flip: As given.
 
-    An image gets the same answer alone, in a batch of any size, and in validation, except for rounding in the network's
-    sums, which may change the sixth digit; logits are divided by the temperature before they become probabilities.
+    An image gets the same prediction alone, in a batch of any size, and in validation, except for rounding in the network,
+    which may change the sixth digit; logits are divided by the temperature before they become probabilities.
 
     Examples:
         >>> predictor = Predictor.load("model.safetensors")
@@ -214,15 +214,15 @@ class Predictor:
         Args:
             path: A file that ``vizsla train`` or ``Learner.export`` wrote: its path, its bytes, or open for reading bytes.
             device: ``"auto"`` is CUDA if there is one, else Apple's MPS, else the CPU.
-            sha256: Of the whole file, 64 hexadecimal digits; another file is refused before it is opened. None opens any:
-                the file notices damage by itself, but not that somebody made another one.
-            builder: For a file with parts of your own: a function without arguments that makes the network given to ``Learner``,
-                or the head given as ``custom_head``, or (body, head) where both are yours. None for all other files.
+            sha256: Expected SHA-256 of the whole file, 64 hexadecimal digits; any other file is refused unopened. None
+                opens any file: damage is detected without it, but not a deliberate replacement.
+            builder: For a file with your own parts: a function without arguments that builds the network given to
+                ``Learner``, or the head given as ``custom_head``, or (body, head) if both are yours. None for all other files.
 
         Raises:
-            ModelFileError: The file is missing, foreign, damaged, in a newer format, or not the one with that digest; or it
-                needs a builder, or that makes another network.
-            ConfigError: This machine has no such device, the digest is none, or the builder fails or is not needed.
+            ModelFileError: The file is missing, damaged, not a model file, in a newer format, or does not have that digest;
+                or it needs a builder, or the builder builds a different network.
+            ConfigError: This machine has no such device, the digest is not one, or the builder fails or is not needed.
             OutOfMemoryError: The network does not fit into memory.
         """
         chosen = default_device() if device == "auto" else usable_device(device)
@@ -230,7 +230,7 @@ class Predictor:
         if sha256 is not None:
             check_sha256(source, sha256)
         doing = f"opening {model_name(source)}"
-        with memory_checked(doing, cure="Use a machine or device with more."):
+        with memory_checked(doing, cure="Use a machine or device with more memory."):
             bundle = load_bundle(source, device=chosen, builder=builder)
             bundle.classifier.place(chosen)
         predictor = cls.of_bundle(bundle)
@@ -270,8 +270,9 @@ class Predictor:
             )
             if self._builder is None and (parts := read_manifest(file).own_parts):
                 raise ConfigError(
-                    f"This predictor has a {' and '.join(parts)} of your own, and what is sent holds no code. Export the learner, and send "
-                    "what Predictor.load(FILE, builder=FUNCTION) gives, with a function that has a name in a module."
+                    f"This predictor has a {' and '.join(parts)} of your own, whose code cannot be sent to "
+                    "another process. Export the learner, and send Predictor.load(FILE, builder=FUNCTION), with "
+                    "a function defined at the top level of a module."
                 )
             return _reopened, (
                 file.read_bytes(),
@@ -288,10 +289,11 @@ class Predictor:
         return made
 
     def faster(self) -> Predictor:
-        """Return a predictor that shares what can be shared and answers the same, up to rounding, in less time.
+        """Return a faster predictor that shares the weights where possible and gives the same predictions up to rounding.
 
-        The same one comes back where nothing can be gained; for images of more than 512 x 512 pixels, of which two would be tried;
-        and on a GPU: its convolutions round their weights to ten bits (TF32), and weights with norms folded in would round differently.
+        Returns itself if nothing can be gained; for images of more than 512 x 512 pixels, as two are needed for the trial;
+        and on a GPU: its convolutions round their weights to ten bits (TF32), and weights with norms folded in would round
+        differently.
         """
         presize = self._reader.items.sizing and self._reader.items.sizing.size
         if self.device.type != "cpu" or math.prod(presize or _TRIAL_SIZE) > _USUAL_PIXELS:
@@ -331,7 +333,7 @@ class Predictor:
 
     @property
     def dls(self) -> DataLoaders:
-        """Loaders without images, which prepare others as this model needs them: ``dls.test_dl(files)``, ``dls.vocab``."""
+        """Loaders without images, which prepare new images as this model needs them: ``dls.test_dl(files)``, ``dls.vocab``."""
         nothing = torch.zeros(0, dtype=torch.int64)
         table = ImageTable(
             root=Path(),
@@ -361,7 +363,7 @@ class Predictor:
         with_input: bool = False,
         reorder: bool = True,  # noqa: ARG002
     ) -> tuple[Tensor | None, ...]:
-        """Return what the model says about the images of a loader, in its order.
+        """Return the predictions for the images of a loader, in its order.
 
         Args:
             dl: As ``dls.test_dl(files)`` gives it.
@@ -397,21 +399,21 @@ class Predictor:
         return *found, decoded
 
     def set_thresholds(self, thresholds: float | Sequence[float] | Mapping[str, float]) -> None:
-        """Decide about several labels by other thresholds than those of the model file.
+        """For several labels: replace the thresholds of the model file.
 
         Args:
             thresholds: The probability above which an image has a class: one number for all, a number for each, or numbers by
                 class; the other classes then keep theirs.
 
         Raises:
-            ConfigError: They are no probabilities, a class does not exist, or images do not have several labels here.
+            ConfigError: They are not probabilities, a class does not exist, or the model does not predict several labels.
         """
         self.thresholds = as_thresholds(
             thresholds, vocab=self.vocab, task=self.task, now=self.thresholds
         )
 
     def validate(self, dl: DataLoader | None = None) -> list[float]:
-        """Return the mean loss on labelled images and the first metric of the task; ``evaluate`` says more, and with intervals.
+        """Return the mean loss on labelled images and the first metric of the task; ``evaluate`` gives intervals.
 
         Args:
             dl: As ``dls.test_dl(items, with_labels=True)`` of the learner that wrote the file gives it.
@@ -424,8 +426,8 @@ class Predictor:
         """
         if dl is None:
             raise ConfigError(
-                "A model file holds no images, so there is nothing to validate on. Measure it on labelled images with "
-                "evaluate(DATA) or vizsla evaluate MODEL DATA, or on a loader with validate(dl=...)."
+                "A model file holds no images, so there is nothing to validate on. Evaluate it on labelled "
+                "images with evaluate(DATA) or vizsla evaluate MODEL DATA, or on a loader with validate(dl=...)."
             )
         probabilities, targets = self.get_preds(dl)
         if targets is None or probabilities is None:
@@ -459,7 +461,7 @@ class Predictor:
         batch_size: int = 32,
         num_workers: int | None = None,
     ) -> Evaluation:
-        """Judge the model on labelled images, which should be images that it was not trained on.
+        """Evaluate the model on labelled images, which should not be its training images.
 
         Args:
             data: A folder of images, or a CSV file.
@@ -514,16 +516,16 @@ class Predictor:
     def predict(
         self, image: AnyImage, *, coverage: float | None = None, views: int = 1
     ) -> Prediction:
-        """Return what the classifier says about one image.
+        """Classify one image.
 
         Args:
             image: A path; the bytes of a file, also as base64 text or a data URL; a file open for reading bytes, taken from its
                 beginning; a tensor ``(H, W)`` or ``(1 | 3 | 4, H, W)`` or an array ``(H, W)`` or ``(H, W, 1 | 3 | 4)`` of uint8
                 0-255 or floats 0-1; or a Pillow image of any mode. It is not changed.
-            coverage: Also give the classes that hold the true one with this probability, for example 0.95; see
+            coverage: Also return the set of classes that contains the true one with this probability, for example 0.95; see
                 ``Prediction.label_set``. None for no set.
-            views: Views of the image to average, 1 to 12: itself, its mirror image, then enlarged parts; without mirror
-                images, 1 to 6, if the model was trained without them. Label sets were fitted without views.
+            views: Number of views of the image to average, 1 to 12: the image, its mirror image, then enlarged crops. If
+                the model was trained without mirror images, 1 to 6 without them. Label sets were fitted without views.
 
         Raises:
             PictureError: The image cannot be read.
@@ -538,7 +540,8 @@ class Predictor:
         if not isinstance(views, int) or not 1 <= views <= most:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
             why = "" if self.flip else ", as this model was trained without mirror images"
             raise ConfigError(
-                f"The number of views of each image is a whole number from 1 to {most}{why}. Received: {views!r}"
+                f"The number of views of each image must be a whole number from 1 to {most}{why}. Received: "
+                f"{views!r}"
             )
         if coverage is None:
             return
@@ -608,7 +611,7 @@ class Predictor:
             shown = [images[position] for position in positions]
             height, width, _ = shown[0].shape
             doing_so = f"{doing} {counted(len(shown), 'image')} of {height} x {width} pixels"
-            cure = "Take a smaller batch_size (--bs), or a device with more."
+            cure = "Use a smaller batch_size (--bs), or a device with more memory."
             with memory_checked(doing_so, cure=cure), evaluation_mode(self.classifier):
                 found = compute(self.network_input(shown))
             answers.update(zip(positions, found, strict=True))
@@ -672,7 +675,7 @@ class Predictor:
         coverage: float | None = None,
         views: int = 1,
     ) -> Generator[tuple[AnyImage, Prediction | PictureError]]:
-        """Yield each image with what the classifier says about it, in the order given; any number of images.
+        """Yield each image with its prediction, in the order given; works for any number of images.
 
         Args:
             images: In any form that ``predict`` takes; they are taken a few batches ahead of the results. Or one image, or the
@@ -703,15 +706,15 @@ class Predictor:
         num_workers: int | None = None,
         views: int = 1,
     ) -> Sorted:
-        """Put images into a folder for each class, by what the model says about them; nothing is moved or overwritten.
+        """Copy images into one folder per predicted class; nothing is moved or overwritten.
 
-        Names that occur twice in a class get a number. An image with several labels goes to the folder of each, one with none to
-        no folder. ``sorted.csv`` in the folder says what went where, and which images cannot be read. A class whose name is not
-        safe as that of a folder gets another one, see ``Sorted.renamed``.
+        Duplicate names in a class get a number. An image with several labels goes to the folder of each, one with none to
+        no folder. ``sorted.csv`` in the folder lists where each image went, and which images cannot be read. A class whose
+        name is not safe as a folder name gets another folder name, see ``Sorted.renamed``.
 
         Args:
             images: Paths of files, or that of a folder whose images are all taken.
-            folder: A new or empty folder, outside of the one of the images.
+            folder: A new or empty folder, outside the folder of the images.
             link: Make symbolic links instead of copies.
             batch_size: As for ``predict_many``.
             num_workers: As for ``predict_many``.
@@ -782,8 +785,8 @@ class Predictor:
         num_workers = default_num_workers() if num_workers is None else num_workers
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
-                "batch_size is at least 1 and num_workers at least 0. "
-                f"Received: batch_size={batch_size}, num_workers={num_workers}"
+                f"batch_size must be at least 1 and num_workers at least 0. Received: batch_size={batch_size}, "
+                f"num_workers={num_workers}"
             )
         prepared = read_ahead(
             self._prepared,
@@ -870,13 +873,13 @@ def _is_folder(path: str | os.PathLike[str]) -> bool:
 def load_learner(
     fname: Path | str | bytes | BinaryIO, cpu: bool = True, *, builder: Builder | None = None
 ) -> Predictor:
-    """Open an exported model under the name that notebooks know; what comes back predicts and cannot be trained further.
+    """Open an exported model, for prediction only; the name is the one that fastai notebooks use.
 
     Args:
         fname: A model file, as ``Learner.export`` or ``vizsla train`` wrote it: its path, its bytes, or open for reading bytes.
             Where there is no ``export.pkl``, as fastai's ``learn.export()`` writes it, it is the ``model.safetensors`` there.
         cpu: Predict on the CPU; otherwise on the best device there is.
-        builder: Makes the parts of the network that are your own, see ``Predictor.load``.
+        builder: Builds the parts of the network that are your own, see ``Predictor.load``.
 
     Raises:
         ModelFileError: The file is missing, damaged, not one of ours, or newer than this version; or it needs a builder.
@@ -891,7 +894,7 @@ def load_learner(
         written = source.with_name("model.safetensors")
         if written.exists():
             say(
-                f"{written} is opened, which learn.export() writes here; there is no {source.name}."
+                f"Opening {written}, which is what learn.export() writes; there is no {source.name}."
             )
             source = written
     return Predictor.load(source, device="cpu" if cpu else "auto", builder=builder)

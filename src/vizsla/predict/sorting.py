@@ -77,14 +77,14 @@ def check_sort_folder(folder: Path, sources: Iterable[Path]) -> None:
         )
     if not folder.parent.is_dir():
         raise OutputError(
-            f"Cannot make {quoted(folder)}: there is no folder {quoted(folder.parent)}. Make it first."
+            f"Cannot make {quoted(folder)}: there is no folder {quoted(folder.parent)}. Create it first."
         )
     place = folder.resolve()
     for source in sources:
         if source.is_dir() and place.is_relative_to(source.resolve()):
             raise OutputError(
-                f"{quoted(folder)} lies in {quoted(source)}, whose images are sorted: the copies would be sorted again. "
-                "Choose a folder beside it."
+                f"{quoted(folder)} is inside {quoted(source)}, the folder to sort, so the copies would be sorted "
+                "again. Choose a folder outside it."
             )
 
 
@@ -105,7 +105,8 @@ def sort_images(
     folder = Path(folder)
     if predictor.task == "regression":
         raise ConfigError(
-            "The model predicts numbers, and images are sorted into classes. Write the numbers to a file, such as --csv FILE."
+            "The model predicts numbers, but images can only be sorted into classes. Write the numbers to a "
+            "file, such as --csv FILE."
         )
     if isinstance(images, Path | str):
         check_sort_folder(folder, [Path(images)])
@@ -159,7 +160,7 @@ def sort_images(
 def _check_path(image: Any) -> Path | str:
     if not isinstance(image, Path | str):
         raise ConfigError(
-            f"Files are sorted, so each image is a path. Received: {type(image).__name__}"
+            f"Only files can be sorted, so each image must be a path. Received: {type(image).__name__}"
         )
     return image
 
@@ -172,7 +173,7 @@ def _placed(image: Path, folder: Path, *, link: bool, next_numbers: dict[Path, i
         try:
             if link:
                 if not image.is_file():
-                    raise ConfigError(f"{quoted(image)} is no file of its own, and only files can be linked to. Leave --link out.")  # fmt: skip
+                    raise ConfigError(f"{quoted(image)} is not a file of its own, so it cannot be linked to. Leave --link out.")  # fmt: skip
                 numbered.symlink_to(image.absolute())
             else:
                 _copy(image, numbered)
@@ -189,8 +190,9 @@ def _explained(folder: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"Cannot sort images into {quoted(folder)}: {error.strerror or error} ({quoted(error.filename2 or error.filename or folder)}). "
-            f"What is there already stays; {RECORD} lists it."
+            f"Cannot sort images into {quoted(folder)}: {error.strerror or error} "
+            f"({quoted(error.filename2 or error.filename or folder)}). The files written so far stay there; "
+            f"{RECORD} lists them."
         ) from error
 
 

@@ -143,7 +143,7 @@ def _listed_path(path: bytes, *, null: bool, name: str) -> Iterator[str]:
     if not null:
         path = path.removesuffix(b"\r")
         if b"\0" in path:
-            raise DataError(f"The paths in {name} end with zero bytes. Add --null.")
+            raise DataError(f"The paths in {name} are separated by zero bytes. Add --null.")
     if path:
         yield os.fsdecode(path)
 
@@ -162,7 +162,7 @@ def walk_images(folder: Path) -> Iterator[str]:
             has_images = True
             for name in names:
                 yield prefix + name
-    if not has_images:  # shards, rows, or nothing
+    if not has_images:  # shards, or nothing
         yield from list_images(folder).paths.texts()
 
 
@@ -419,14 +419,15 @@ def _check_place(
             f"Features are written as NPZ or Parquet, and predictions as CSV, JSON or Parquet. Received: {form}"
         )
     if resume and force:
-        raise ConfigError("--resume and --force exclude each other. Choose one.")
+        raise ConfigError("--resume and --force cannot be used together. Choose one.")
     if file.is_dir() or not file.parent.is_dir():
         what = "it is a folder" if file.is_dir() else f"there is no folder {quoted(file.parent)}"
         raise OutputError(f"Cannot write {quoted(file)}: {what}. Choose another file.")
     unfinished = part_of(file).exists()
     if unfinished and not resume and not force:
         raise ConfigError(
-            f"Rows of a run that was stopped are beside {quoted(file)}. Go on with --resume, or start over with --force."
+            f"An interrupted run left rows beside {quoted(file)}. Continue with --resume, or start over with "
+            "--force."
         )
     if file.exists() and not resume and not force:
         raise OutputError(

@@ -217,7 +217,7 @@ class RunFolder:
             rows = torch.tensor([row_of[path] for path in paths], dtype=torch.int64)
         except (OSError, KeyError, ValueError) as error:
             raise DataError(
-                f"{file} does not fit the images of the run any more ({type(error).__name__}: {error}). They must be "
+                f"{file} no longer matches the images of the run ({type(error).__name__}: {error}). They must be "
                 "the images and labels that the run was trained on."
             ) from error
         thresholds = self.metrics.get("thresholds")
@@ -327,9 +327,9 @@ def locate_data(
         place = next((one for one in (was, beside) if one.exists() or holds_images(one)), None)
         if place is None:
             raise DataError(
-                f"The images of the run {folder} are not at {was} any more"
+                f"The images of the run {folder} are no longer at {was}"
                 + ("" if beside == was else f", nor at {beside}")
-                + ". Say where they are: data=PATH in Python, --data PATH on the command line."
+                + ". Give their location: data=PATH in Python, --data PATH on the command line."
             )
     labels = str(config.get("labels", "folder"))
     words = table_words(labels)
@@ -400,8 +400,8 @@ def _claimed_folder(out: Path, *, force: bool, held: ExitStack) -> tuple[Path, b
         _remove_leftovers(folder)
         return folder, is_new
     raise OutputError(
-        f"Cannot write results to the folder {out}: it exists, and its name cannot get a number. "
-        "Choose another --out, or write into it with --force."
+        f"Cannot write results to the folder {out}: it exists, and no number can be added to its name. Choose "
+        "another --out, or write into it with --force."
     )
 
 
@@ -439,7 +439,8 @@ def check_not_of_run(file: Path) -> None:
     marks = (CONFIG, MODEL, LOCK, CHECKPOINT_FOLDER)
     if file.name in own and any((file.parent / name).exists() for name in marks):
         raise OutputError(
-            f"{file} is a file of the run in {file.parent}, which would not fit the others any more. Choose another name."
+            f"{file} belongs to the run in {file.parent}, and replacing it would damage the run. Choose another "
+            "name."
         )
 
 
@@ -473,11 +474,7 @@ def place_to_write(folder: Path, onward: str = "") -> Generator[Path]:
             place.rename(unfinished)
             unfinished.rmdir()  # It stays if a file was written before another failed.
         if isinstance(error, OutputError):
-            kept = (
-                f" What was written of the new run is in {unfinished}."
-                if unfinished.exists()
-                else ""
-            )
+            kept = f" The unfinished new run is in {unfinished}." if unfinished.exists() else ""
             untouched = f" The earlier files in {folder} are untouched." if has_earlier else ""
             # Nobody knows the name that its folder had while it was written.
             what = str(error).replace(str(place), str(unfinished if has_earlier else folder))

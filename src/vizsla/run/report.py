@@ -70,7 +70,7 @@ def write_explained(
             told = tuple((each.title, each.advice) for each in found)
             content = replace(content, evidence=evidence, data=told)
         except VizslaError as error:
-            note = f"The mistakes could not be looked into: {error}"
+            note = f"The mistakes could not be examined: {error}"
             content = replace(content, notes=(*content.notes, note))
     write_report(path, content=content)
     return found

@@ -152,8 +152,8 @@ def run_training(
         check_task_of_thresholds(table.task)
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and not resume:
         raise ConfigError(
-            "Processes that torchrun --max-restarts starts again would train from the start, into another folder. Add --resume: it "
-            "goes on from the last checkpoint, and begins where there is none."
+            "After a restart by torchrun --max-restarts, training would begin again in another folder. Add "
+            "--resume: it continues from the last checkpoint, or starts if there is none."
         )
     check_same_settings(
         {**_asked_of_all(plan.config), "--resume": resume, "--force": force, **VERSIONS}
@@ -166,7 +166,8 @@ def run_training(
     plan = replace(plan, config=config)
     if config.weights and MANIFEST_KEY in safetensors_header(Path(config.weights)):
         display.line(
-            f"{config.weights} is a model. This run begins with its body alone; to go on with its classes: --from {config.weights}."
+            f"{config.weights} is a model. This run uses only its body; to keep its head and classes: --from "
+            f"{config.weights}."
         )
     if earlier is not None:
         for line in check_classes(earlier, table):
@@ -201,9 +202,9 @@ def run_training(
             checkpoint = checkpoint_in(folder)
         if resume and (folder / files.MODEL).is_file() and not checkpoint.path.is_file():
             raise ConfigError(
-                f"There is nothing to go on with in {out}: its model is there and no checkpoint. The run was finished, or "
-                "stopped before its first checkpoint. Leave out --resume to train again, with --force in the same folder; to train "
-                f"its model further: --from {out}."
+                f"There is nothing to resume in {out}: it has a model but no checkpoint, because the run finished "
+                "or stopped before its first checkpoint. To train again, leave out --resume (with --force in the "
+                f"same folder); to train its model further: --from {out}."
             )
         with files.noted_on_stop("There was no model to save yet."):
             cache = cache_for(table, config=plan.config)
@@ -243,8 +244,8 @@ def run_training(
                 plan = replace(plan, notes=(*plan.notes, found.sentence))
             metrics = summarise(run.predictions)
         if is_main():
-            note = f"The results were being written to {folder}; not all files are there."
-            onward = " Go on with --resume." if checkpoint.path.is_file() else ""
+            note = f"The results were being written to {folder}; some files are missing."
+            onward = " Continue with --resume." if checkpoint.path.is_file() else ""
             with files.noted_on_stop(note + onward), files.place_to_write(folder, onward) as place:
                 seconds = time.monotonic() - started
                 with times.part("results", num_images=num_pictures):
@@ -338,7 +339,7 @@ def read_all(
     table = settle_unreadable(table, unreadable, on_bad=plan.on_bad)
     if unreadable:
         display.line(
-            f"Left out {counted(len(unreadable), 'unreadable image')}; the report lists what was wrong."
+            f"Skipped {counted(len(unreadable), 'unreadable image')}; the report lists the causes."
         )
     if largest_values:
         bit_depth = decide_bit_depth(largest_values)
@@ -434,7 +435,7 @@ def write_run(
     for each in found:
         display.line(f"Data: {each.title}")
     if found:
-        display.line("Data: vizsla audit shows the images, and looks for more.")
+        display.line("Data: vizsla audit shows these images and checks further.")
 
 
 def _facts(
@@ -481,7 +482,7 @@ def _imbalance(
 ) -> tuple[str, ...]:
     lines = imbalance_lines(run.predictions, metrics)
     if lines and config.balance == "none":
-        lines += ("Rare classes get an equal part in training with --balance auto.",)
+        lines += ("--balance auto gives rare classes equal weight in training.",)
     return lines
 
 
@@ -503,8 +504,9 @@ def _doubt_about(table: ImageTable, *, plan: RunPlan) -> str:
     """Return why figures on the validation images may be too good: an earlier model was trained on some; empty if on none."""
     if plan.sides is None:
         return (
-            f"It is not known which images {plan.config.start_from} was trained on. If some of them are in the validation set, its "
-            "figures and those of this run are too good. Give the folder of its run, with its images where they were."
+            f"It is unknown which images {plan.config.start_from} was trained on. If any of them are in the "
+            "validation set, its figures and those of this run are too high. Give the folder of its run, with "
+            "its images in their original place."
         )
     sides = plan.sides
     rows = table.valid_rows.tolist()
@@ -512,8 +514,9 @@ def _doubt_about(table: ImageTable, *, plan: RunPlan) -> str:
     if not seen:
         return ""
     return (
-        f"{plan.config.start_from} was trained on {seen:,} of the {len(rows):,} validation images, as the split is that of the "
-        "data or of its groups: its figures and those of this run are too good. Move these images to the training part."
+        f"{plan.config.start_from} was trained on {seen:,} of the {len(rows):,} validation images, because the "
+        "split is set by the data or its groups: its figures and those of this run are too high. Move these "
+        "images to training."
     )
 
 

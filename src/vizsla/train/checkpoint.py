@@ -123,8 +123,8 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except KeyError as error:
         raise ModelFileError(
-            f"{path} holds no training state, as learn.save writes it. Open a finished model with load_learner; train one "
-            "further with vision_learner(dls, weights=FILE) or vizsla train DATA --from FILE."
+            f"{path} is not a training state written by learn.save. Open a finished model with load_learner; "
+            "train one further with vision_learner(dls, weights=FILE) or vizsla train DATA --from FILE."
         ) from error
     except (SafetensorError, ValueError) as error:
         raise ModelFileError(
@@ -182,8 +182,8 @@ def unpack_optimiser(
         optimiser.load_state_dict({"state": state, "param_groups": groups})
     except ValueError as error:
         raise ModelFileError(
-            f"The saved state of the optimiser is of other parameters: {error}. Freeze the same groups as then, or load "
-            "with with_opt=False."
+            f"The saved optimiser state is for other parameters: {error}. Freeze the same groups as when it was "
+            "saved, or load with with_opt=False."
         ) from error
 
 
@@ -238,7 +238,7 @@ def load_weights(
     if misfits:  # torch would load the weights that fit before it reports the others.
         raise ModelFileError(
             f"The weights in {path} do not fit this learner: {joined(misfits, limit=MAX_NAMED, separator='; ')}. "
-            "Build it with the same network and head, for the same classes; or go on with other classes: "
+            "Build it with the same network and head, for the same classes; or, for other classes: "
             "vision_learner(dls, arch, weights=FILE)."
         )
     trainer.model.load_state_dict(weights, strict=strict)
@@ -281,31 +281,32 @@ FILE_NAME = "checkpoint.safetensors"
 
 _CANNOT_DIFFER = ("model", "callbacks", "trained parameters")
 _IN_WORDS = {
-    "data": "data: other images or labels than then",
-    "split": "split: other training or validation images than then",
-    "schedule": "schedule: other rates or momenta over the fit than then",
+    "data": "data: images or labels have changed",
+    "split": "split: training or validation images have changed",
+    "schedule": "schedule: learning rates or momenta have changed",
 }
 _MAKES_THE_STEPS = ("stage", "epochs", "steps of an epoch")
 
 TERMINATED = 128 + signal.SIGTERM
-"""Exit status of a process that was told to end, as shells count it."""
+"""Exit status of a process ended by SIGTERM, as shells report it."""
 
 
 class Checkpoint(Callback):
-    """Writes the state of training to a file now and then, and goes on from it in another process.
+    """Saves the state of training to a file regularly, and resumes from it in another process.
 
     Build the same learner and call the same fits again with ``resume=True``: finished fits are skipped, the interrupted one
-    continues at its step. Each file replaces the last one, whole or not at all. Where one cannot be written (the disk is full, say),
-    a warning says so, the last one stays, and training goes on; if that is still so at the end of the fit, it is said again.
+    continues at its step. Each file replaces the last one, whole or not at all. If one cannot be written (the disk is full,
+    say), a warning says so, the last one stays, and training continues; if this still holds at the end of the fit, another
+    warning says so.
 
     Args:
-        folder: Where the file is written; made if need be.
+        folder: Folder for the file; created if needed.
         every_steps: Write after this many steps.
         every_seconds: Write after this much time; several processes look at their clocks every 20 steps. With both None the file
             is written only at the ends of epochs, as it is in any case.
-        resume: Go on from the file in ``folder``; if there is none, begin.
-        force: Go on although data, settings or versions differ from those of the file. Where that changes the number of steps,
-            go on at the beginning of the interrupted epoch.
+        resume: Resume from the file in ``folder``, or start a new training if there is none.
+        force: Resume even if data, settings or versions differ from those of the file. If that changes the number of steps,
+            resume at the beginning of the interrupted epoch.
 
     Raises:
         ConfigError: A number is not positive; at the start of a fit: the file is of other data, settings or versions.
@@ -328,7 +329,7 @@ class Checkpoint(Callback):
     ) -> None:
         for name, number in (("every_steps", every_steps), ("every_seconds", every_seconds)):
             if number is not None and not number > 0:
-                raise ConfigError(f"{name} is a positive number or None. Received: {number!r}")
+                raise ConfigError(f"{name} must be a positive number or None. Received: {number!r}")
         self.path = Path(folder) / FILE_NAME
         self.every_steps = every_steps
         self.every_seconds = every_seconds
@@ -343,7 +344,7 @@ class Checkpoint(Callback):
         self._problem = ""
 
     def before_fit(self, fit: Fit) -> None:
-        """Go on from the file if there is one; begin to listen for SIGTERM."""
+        """Resume from the file if there is one; start listening for SIGTERM."""
         self._last = time.monotonic()
         self._told_to_end = False
         self._problem = ""
@@ -379,10 +380,10 @@ class Checkpoint(Callback):
             self._end(fit)
 
     def after_fit(self, fit: Fit) -> None:
-        """Stop listening; say it if the file is not up to date."""
+        """Stop listening; warn if the file is not up to date."""
         if self._problem and fit.error is None:
             warnings.warn(
-                f"The last state of training was not kept: {self._problem} {self._left()}",
+                f"The last checkpoint was not saved: {self._problem} {self._left()}",
                 stacklevel=2,
             )
         self._was_read = self._kept is not None  # for the next fit; else that is another learner's
@@ -423,16 +424,16 @@ class Checkpoint(Callback):
         except OutputError as error:
             self._problem = str(error)
             warnings.warn(
-                f"The state of training after step {fit.step} cannot be kept: {error} Training goes on.",
+                f"The checkpoint after step {fit.step} could not be saved: {error} Training continues.",
                 stacklevel=2,
             )
         else:
             self._problem = ""
 
     def kept_by(self, callback: type[Callback]) -> dict[str, Any] | None:
-        """Return the plain values that a callback of this class has in the file; None if there is nothing to go on from.
+        """Return the plain values that a callback of this class has in the file; None if there is nothing to resume from.
 
-        The fit that follows goes on from the same state, whatever becomes of the file meanwhile.
+        The next fit resumes from this same state, whatever happens to the file in the meantime.
 
         Raises:
             ModelFileError: The file is damaged.
@@ -494,7 +495,7 @@ class Checkpoint(Callback):
             if state:
                 callback.load_state(state)
         self._kept = None
-        trainer.display.line(f"Going on after step {fit.first_step} of {fit.num_steps}.")
+        trainer.display.line(f"Resuming after step {fit.first_step} of {fit.num_steps}.")
 
     def _check_identity(self, fit: Fit, saved: dict[str, Any]) -> set[str]:
         """Return the names of what differs, all of it forced; raise an error where it cannot be or was not forced."""
@@ -504,26 +505,31 @@ class Checkpoint(Callback):
         what = "; ".join(differing.values())
         if not self.force or differing.keys() & set(_CANNOT_DIFFER):
             raise ConfigError(
-                f"{self.path} was written by another run. What differs: {what}. Give what was given then, start again without "
-                "resume, or go on all the same with force=True (--force), which cannot bridge another network or other callbacks."
+                f"{self.path} was written by a run with different settings: {what}. Use the same settings, start "
+                "again without resume, or resume anyway with force=True (--force), which still needs the same "
+                "network and callbacks."
             )
-        fit.trainer.display.line(f"Going on although something differs: {what}.")
+        fit.trainer.display.line(f"Resuming despite differences: {what}.")
         return set(differing)
 
     def _left(self) -> str:
         return (
             f"An earlier one is in {self.path}."
             if self.path.is_file()
-            else "There is none to go on from."
+            else "There is no earlier one to resume from."
         )
 
     def _end(self, fit: Fit) -> None:
-        state = f"the state is in {self.path}"
+        state = f"the checkpoint is {self.path}"
         if any_of(bool(self._problem)):
-            state = f"the state could not be kept: {self._problem} {self._left()}".removesuffix(".")
+            state = (
+                f"the checkpoint could not be saved: {self._problem} {self._left()}".removesuffix(
+                    "."
+                )
+            )
         fit.trainer.display.line(
-            f"Told to end after step {fit.step} of {fit.num_steps}; {state}. "
-            "Go on with the same words and --resume (in Python: resume=True)."
+            f"Stopped by a signal after step {fit.step} of {fit.num_steps}; {state}. To continue, run the same "
+            "command with --resume (in Python: resume=True)."
         )
         raise SystemExit(TERMINATED)
 

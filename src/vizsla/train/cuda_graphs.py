@@ -233,8 +233,8 @@ class CapturedGradients:
             # Ending a failed recording raises an error of its own.
             reason = str(error.__context__ or error).strip().partition("\n")[0]
             self._say(
-                f"The step could not be recorded as a CUDA graph ({reason}). Training goes on, with more work for the "
-                "processor."
+                f"The step could not be recorded as a CUDA graph ({reason}). Training continues without it, which "
+                "may be slower."
             )
         # Outside the handler: the traceback of the error keeps the tensors of the failed recording alive.
         for parameter in self._model.parameters():

@@ -85,9 +85,9 @@ def start(device: str = "auto") -> Generator[torch.device | None]:
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
-            f"The other processes cannot be reached by way of {address} ({first_line(error)}). Open all ports between the machines; "
-            "where one has several networks, name the one that joins them in GLOO_SOCKET_IFNAME, with GPUs in "
-            f"NCCL_SOCKET_IFNAME. {where}"
+            f"The other processes cannot be reached at {address} ({first_line(error)}). Open all ports between "
+            "the machines; if a machine has several network interfaces, name the right one in GLOO_SOCKET_IFNAME "
+            f"(with GPUs, NCCL_SOCKET_IFNAME). {where}"
         ) from error
     try:
         yield own
@@ -96,9 +96,9 @@ def start(device: str = "auto") -> Generator[torch.device | None]:
             error.add_note(where)
             raise
         raise TrainingError(
-            f"Another process of this training has ended, and this one cannot go on without it ({first_line(error)}). Look at what "
-            "that one wrote, and start all again; with --resume (in Python: Checkpoint(resume=True)) from the last checkpoint. "
-            f"{where}"
+            f"Another process of this training has ended, so this one cannot continue ({first_line(error)}). "
+            "Check the output of that process, then restart all; --resume (in Python: Checkpoint(resume=True)) "
+            f"continues from the last checkpoint. {where}"
         ) from error
     finally:
         distributed.destroy_process_group()
@@ -400,7 +400,7 @@ def check_same_images(table: ImageTable) -> None:
     ]
     raise DataError(
         f"The data differ between machines. Against those on {first[0]}: {' '.join(different)} Copy the same "
-        "files to all machines, or put them on a disk that all of them see."
+        "files to all machines, or put them on a shared disk."
     )
 
 
@@ -437,6 +437,6 @@ def check_parts(batch_sizes: Sequence[int]) -> None:
     _, world = share()
     if min(batch_sizes, default=world) < world:
         raise ConfigError(
-            f"Batches of {min(batch_sizes)} images cannot be shared by {world} processes. Take a larger batch or fewer "
-            "processes."
+            f"Batches of {min(batch_sizes)} images cannot be shared by {world} processes. Use a larger batch or "
+            "fewer processes."
         )

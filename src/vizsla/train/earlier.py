@@ -69,8 +69,8 @@ class EarlierModel:
         )
         if self.arch not in (backbone.spec.arch, backbone.spec.name):
             raise ConfigError(
-                f"The model {self.place} is a {self.arch}, and its network cannot be changed. Received: arch "
-                f"{backbone.spec.arch!r}. Give {self.arch!r}, or leave arch out."
+                f"The model {self.place} is a {self.arch}, and continuing cannot change the network. Received: "
+                f"arch {backbone.spec.arch!r}. Give {self.arch!r}, or leave arch out."
             )
         load_weights(
             backbone,
@@ -113,7 +113,7 @@ class EarlierModel:
             ("dropped", [name for name in self.vocab if name not in vocab]),
         )
         return [
-            f"Going on from {self.place} ({self.arch}): {what}.",
+            f"Continuing from {self.place} ({self.arch}): {what}.",
             *(
                 f"  {word}: {counted(len(names), 'class', 'classes')}: {joined(names, limit=_MOST_NAMED)}"
                 for word, names in sets

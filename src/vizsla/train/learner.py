@@ -73,8 +73,8 @@ class Learner(Trainer):
         """Of several labels, the probability above which an image has each class; None is 0.5 for all.
 
         They are ``thresh`` of the loss until others are fitted or set: one number, a number for each class, or numbers by class.
-        They decide about the network's own probabilities; ``predict`` and the exported file move them with the temperature of the
-        calibration, so that all decide alike.
+        They apply to the network's own probabilities; ``predict`` and the exported file adjust them for the calibration
+        temperature, so that decisions are the same.
         """
         table = self.dls.table
         if self._thresholds is None:
@@ -95,10 +95,10 @@ class Learner(Trainer):
                 the class have it.
 
         Returns:
-            The thresholds, and what they gain on images that they were not fitted on. Classes of few images keep 0.5.
+            The thresholds, and their gain on images that they were not fitted on. Classes with few images keep 0.5.
 
         Raises:
-            ConfigError: There is no such goal, or images do not have several labels here.
+            ConfigError: The goal is unknown, or images do not have several labels.
         """
         fitted = fit_thresholds(self._held_out(), goal)
         self.thresholds = fitted.values
@@ -200,8 +200,8 @@ class Learner(Trainer):
         """Return the calibration of the probabilities of ``predict`` and of the file that ``export`` writes.
 
         It is fitted on the validation images, once for each state of the network: the last epoch has predicted them already;
-        after another change the first call predicts them. None where nothing can be fitted, see ``calibrate``, and, after a line,
-        where the images are gone.
+        after another change the first call predicts them. None if nothing can be fitted, see ``calibrate``, or, with a
+        printed line, if the images are gone.
         """
         return self._check()[1]
 
@@ -214,7 +214,8 @@ class Learner(Trainer):
             except DataError as error:
                 self._checked = (key, None, None)
                 self.display.line(
-                    f"The validation images cannot be read, so probabilities stay the network's own ({first_line(error)})."
+                    "The validation images cannot be read, so probabilities stay uncalibrated "
+                    f"({first_line(error)})."
                 )
             else:
                 self._checked = (key, found, calibrate(found))
@@ -284,7 +285,7 @@ class Learner(Trainer):
         ncols: int | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> None:
-        """Draw images with label and prediction: green if they agree, red if not.
+        """Draw images with label and prediction: green if correct, red if not.
 
         Args:
             ds_idx: 0 for training, 1 for validation images.
@@ -355,17 +356,18 @@ class Learner(Trainer):
     def export(self, fname: Path | str = "model.safetensors") -> Path:
         """Write the model as one safe file, for ``load_learner`` and ``vizsla predict``, and return its path.
 
-        Prints whether its probabilities are calibrated, and why not if they are not. Neither needs the images if the last epoch
-        has predicted them; without both the file has no metrics.
+        Prints whether its probabilities are calibrated, and if not, why. Calibration and metrics come from the predictions
+        of the last epoch, or else from the validation images; without either the file has no metrics.
 
         Args:
             fname: File to write, in the learner's ``path`` unless it is absolute or names that folder itself; other folders are
-                made. Whatever it is called, it is the same safe file: ``export.pkl`` is no pickle.
+                made. Whatever its name, it is the same safe file: ``export.pkl`` is not a pickle.
 
         Raises:
             OutputError: The file cannot be written; an old one is untouched.
-            ConfigError: An item transform is your own code, which the file cannot hold, or the network holds something that is
-                no tensor. Of a network or head of your own the file has the weights; ``load_learner(file, builder=...)`` opens it.
+            ConfigError: An item transform is your own code, which the file cannot hold, or the network holds something that
+                is not a tensor. For a network or head of your own the file has only the weights; open it with
+                ``load_learner(file, builder=...)``.
         """
         from vizsla.evaluate.metrics import summarise
 
@@ -506,19 +508,20 @@ def vision_learner(
             the model, so two learners with different networks may share loaders.
         arch: Name of a network (``"efficientnet_lite0"`` needs no download), a function of ``torchvision.models``, or a
             module; None is that of the model in ``weights``.
-        normalize: Normalise images as the weights expect it. Otherwise they are 0-1, or as ``Normalize`` in the loaders says.
-        n_out: Number of outputs; the data decides it, and another number is refused.
+        normalize: Normalise images as the weights expect. Otherwise they stay 0-1, or follow ``Normalize`` in the loaders.
+        n_out: Number of outputs; set by the data, so any other number is refused.
         pretrained: Start from published weights; otherwise from random ones, with nothing frozen.
-        weights: A file of weights to use instead of the published ones. Of a model (a model file, the folder of a run, or what
-            ``learn.save`` wrote) the head is kept too: rows of classes that are there again are copied by name, rows of new
-            classes are new. A line says what was kept, what is new and what was dropped, another where the loaders prepare
-            images in another way than the model is used to.
+        weights: A weights file to use instead of the published ones. From a model (a model file, the folder of a run, or
+            what ``learn.save`` wrote) the head is kept too: rows of known classes are copied by name, rows of new classes
+            start afresh. One line says what was kept, added and dropped; another warns if the loaders prepare images
+            differently from how the model was trained.
         cut: Where the body ends, counted in the children of a torchvision network; None is before its own head.
-        custom_head: Layers of your own in place of the usual head: they get the last map ``(B, C, h, w)`` and return ``(B, n_out)``.
+        custom_head: Your own layers in place of the default head: they take the last feature map ``(B, C, h, w)`` and
+            return ``(B, n_out)``.
         concat_pool: Pool to maximum and mean instead of the mean alone.
         lin_ftrs: Widths of the hidden layers of the head; None is one of 512.
         ps: Dropout before the last layer of the head; half of it before the others.
-        first_bn: Begin the head with a norm.
+        first_bn: Begin the head with batch norm.
         bn_final: End it with one.
         lin_first: Linear layers before norms.
         y_range: Squeeze the outputs between these bounds.
@@ -542,8 +545,8 @@ def vision_learner(
     """
     if n_out is not None and n_out != dls.c:
         raise ConfigError(
-            f"The data has {dls.c} classes or numbers to predict, so the network needs as many outputs. Received: n_out={n_out}. "
-            "Leave it out."
+            f"The data has {dls.c} classes or numbers to predict, and the network needs as many outputs. "
+            f"Received: n_out={n_out}. Leave n_out out."
         )
     seed = derive_seed(dls.seed, "model")
     earlier = None if weights is None else earlier_model(weights)
@@ -555,7 +558,8 @@ def vision_learner(
         )
     else:
         raise ConfigError(
-            "vision_learner needs the name of a network, such as 'efficientnet_lite0', or weights=FILE of a model, which says it."
+            "vision_learner needs the name of a network, such as 'efficientnet_lite0', or weights=FILE with a "
+            "model file, which names it."
         )
     grey = dls.reader.items.grey
     if n_in not in ((1, 3) if grey else (3,)):
@@ -588,8 +592,9 @@ def vision_learner(
         head = earlier.build_head(backbone, num_classes=dls.c)
     if head is None and len(backbone.parts) > 1:
         raise ConfigError(
-            f"The usual head reads the last map of one network. Received: the joined networks {backbone.spec.name!r}. Train them with "
-            "vizsla train --arch, in Python train_classifier(table, config=TrainConfig(arch=...)); or give a custom_head."
+            "The default head reads the last feature map of a single network. Received: the joined networks "
+            f"{backbone.spec.name!r}. Train them with vizsla train --arch, in Python train_classifier(table, "
+            "config=TrainConfig(arch=...)); or give a custom_head."
         )
     if head is None:
         head = ConcatPoolHead(backbone.num_features, dls.c, **settings)
@@ -617,7 +622,7 @@ def _keep_head(earlier: EarlierModel, head: nn.Module, dls: DataLoaders) -> list
         shown_preparation(dls.final_size, dls.resize, dls.reader.bit_depth),
     )
     return (
-        [*lines, f"The model is used to {was}; these loaders give {now}."]
+        [*lines, f"The model was trained on {was}; these loaders give {now}."]
         if was not in ("", now)
         else lines
     )
@@ -627,8 +632,8 @@ def _own_head(layers: nn.Module, backbone: Backbone, dls: DataLoaders) -> nn.Mod
     """Return a user's layers as a head; one of vizsla's own takes the maps of all stages already."""
     if not isinstance(layers, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
         raise ConfigError(
-            f"custom_head is an nn.Module, such as nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear("
-            f"{backbone.num_features}, {dls.c})). Received: {layers!r:.80}"
+            "custom_head must be an nn.Module, such as nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+            f"nn.Linear({backbone.num_features}, {dls.c})). Received: {layers!r:.80}"
         )
     return layers if hasattr(layers, "config") else OwnHead(layers)
 

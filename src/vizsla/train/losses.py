@@ -84,12 +84,12 @@ def check_weights(loss_func: LossFunction, *, classes: Sequence[str]) -> None:
         )
         if num_weights != len(classes) and not (is_single and broadcasts):
             raise ConfigError(
-                f"{name}= of the loss has one number for each of {len(classes)} classes, in the order of dls.vocab: "
-                f"{joined(classes, limit=5)}. Received: {num_weights}, of shape {tuple(weight.shape)}"
+                f"{name}= of the loss must have one number for each of {len(classes)} classes, in the order of "
+                f"dls.vocab: {joined(classes, limit=5)}. Received: {num_weights}, of shape {tuple(weight.shape)}"
             )
         if not (weight >= 0).all() or not weight.isfinite().all():
             raise ConfigError(
-                f"{name}= of the loss are finite numbers of at least 0. Received: {weight.tolist()!r:.200}"
+                f"{name}= of the loss must be finite numbers of at least 0. Received: {weight.tolist()!r:.200}"
             )
 
 
@@ -98,7 +98,7 @@ def _checked(reduction: str) -> Reduction:
         if reduction == known:
             return known
     raise ConfigError(
-        f"reduction is one of {', '.join(get_args(Reduction))}. Received: {reduction!r}"
+        f"reduction must be one of {', '.join(get_args(Reduction))}. Received: {reduction!r}"
     )
 
 
@@ -153,7 +153,7 @@ class CrossEntropyLossFlat(_SoftmaxLoss):
 
     Args:
         axis: Where the classes are in the outputs.
-        weight: How much images of each class count, ``(C,)`` (a list does too), or None for all the same; the mean is then the weighted one.
+        weight: Weight of the images of each class, ``(C,)`` or a list; None is equal weights. The mean is the weighted mean.
             ``balanced_class_weights`` makes such weights. A learner moves them to its device.
         ignore_index: Images with this target do not count.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss per target, flat.
@@ -180,7 +180,7 @@ class CrossEntropyLossFlat(_SoftmaxLoss):
 
 
 class LabelSmoothingCrossEntropy(_SoftmaxLoss):
-    """Cross-entropy against smoothed targets: a share ``eps`` for all classes alike, the rest for the right one.
+    """Cross-entropy against smoothed targets: a share ``eps`` spread evenly over all classes, the rest on the right one.
 
     Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section 7: eps times the mean
     over classes of minus log p, plus (1 - eps) times the cross-entropy.
@@ -201,7 +201,9 @@ class LabelSmoothingCrossEntropy(_SoftmaxLoss):
     ) -> None:
         super().__init__(axis, weight, reduction)
         if not 0 <= eps <= 1:
-            raise ConfigError(f"eps is the share of smoothing, 0 to 1. Received: eps={eps!r}")
+            raise ConfigError(
+                f"eps, the share of smoothing, must be from 0 to 1. Received: eps={eps!r}"
+            )
         self.eps = eps
 
 
@@ -395,8 +397,8 @@ def _mean_only(loss_func: LossFunction) -> ConfigError:
     """Return the error for a loss that gives one number and nothing else."""
     name = getattr(loss_func, "__name__", repr(loss_func))
     return ConfigError(
-        f"The loss {name} gives no loss for each image by itself, which mixed images and the list of the worst images "
-        'need. Give it an argument or attribute "reduction" that returns one loss per image when it is "none", as '
+        f"The loss {name} cannot return one loss per image, which mixed images and the list of worst images need. "
+        'Give it an argument or attribute "reduction" that returns one loss per image when it is "none", as '
         "torch.nn.functional.cross_entropy has, or use a loss of vizsla.train.losses."
     )
 
@@ -425,7 +427,8 @@ def activation_of(loss_func: LossFunction) -> Callable[[Tensor], Tensor]:
 def balanced_class_weights(targets: Tensor | DataLoaders, num_classes: int | None = None) -> Tensor:
     """Return the inverse frequency of each class, float32 ``(C,)``, scaled so that the mean over the images is 1.
 
-    Each class then has the same part in the loss, and the loss keeps its size, so the learning rate needs no change (G. King, L.
+    Each class then contributes equally to the loss, and the loss keeps its scale, so the learning rate needs no change (G.
+    King, L.
     Zeng, "Logistic regression in rare events data", Political Analysis 2001; scikit-learn's ``class_weight="balanced"``). A class
     that does not occur gets 1.
 
@@ -444,7 +447,9 @@ def balanced_class_weights(targets: Tensor | DataLoaders, num_classes: int | Non
     if not isinstance(targets, Tensor):
         targets, num_classes = targets.table.targets[targets.train.rows], targets.c
     if num_classes is None:
-        raise ConfigError("Targets alone do not say how many classes there are. Give num_classes.")
+        raise ConfigError(
+            "The number of classes is not known from targets alone. Give num_classes."
+        )
     if targets.ndim != 1 or targets.is_floating_point():
         raise ConfigError(
             "Class weights need one whole number for each image, the position of its class. "
@@ -453,8 +458,8 @@ def balanced_class_weights(targets: Tensor | DataLoaders, num_classes: int | Non
     known = targets[targets != UNLABELLED].cpu().long()
     if len(known) == 0 or int(known.min()) < 0 or int(known.max()) >= num_classes:
         raise ConfigError(
-            f"Class weights need at least one target, and targets in 0..{num_classes - 1}. "
-            f"Received: {sorted(set(known.tolist()))!r:.200}"
+            f"Class weights need at least one target, and targets from 0 to {num_classes - 1}. Received: "
+            f"{sorted(set(known.tolist()))!r:.200}"
         )
     counts = torch.bincount(known, minlength=num_classes).double()
     occurs = counts > 0

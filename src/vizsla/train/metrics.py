@@ -82,7 +82,7 @@ def _as_metric(given: object) -> Callable[..., Tensor | float]:
         try:
             metric = metric()
         except TypeError:
-            cure = f" Make one of the class: metrics={metric.__name__}(...)."
+            cure = f" Create an instance: metrics={metric.__name__}(...)."
     if isinstance(metric, str):
         cure = f" Write the name without quotes: metrics={metric}."
     if isinstance(metric, type) or not callable(metric):
@@ -107,12 +107,12 @@ class Metric:
 
     @property
     def value(self) -> Any:
-        """What comes of it."""
+        """The result."""
         raise NotImplementedError
 
     @property
     def name(self) -> str:
-        """Head of its column."""
+        """Title of its column."""
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Metric"))
         return words.lower()
 
@@ -157,7 +157,7 @@ def unique_names(metrics: Iterable[Callable[..., object]]) -> tuple[str, ...]:
 
 
 def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """Return the share of images whose highest score is at their class, a float32 scalar.
+    """Return the share of images whose highest score is that of their class, a float32 scalar.
 
     Args:
         inp: Logits or probabilities ``(N, C)``.
@@ -192,8 +192,8 @@ def top_k_accuracy(inp: Tensor, targ: Tensor, k: int = 5, axis: int = -1) -> Ten
     num_classes = scores_NC.shape[1]
     if not 1 <= k <= num_classes:
         raise ConfigError(
-            f"top_k_accuracy needs k in 1..{num_classes}, as there are {num_classes} classes. Received: k={k}. "
-            "Pass for example functools.partial(top_k_accuracy, k=2)."
+            f"top_k_accuracy needs k from 1 to the number of classes, {num_classes}. Received: k={k}. Pass for "
+            "example functools.partial(top_k_accuracy, k=2)."
         )
     targets_N = _one_each(targ, scores_NC[:, 0]).long()
     return (stats.places_of(scores_NC, targets_N) < k).float().mean()
@@ -274,13 +274,13 @@ def _check(metric: object) -> None:
         if isinstance(value, Tensor) and name != "labels":
             made = type(metric).__name__
             raise ConfigError(
-                f"{made} is made first and then called. Write metrics={made}(), with brackets. "
-                f"Received: a tensor of shape {tuple(value.shape)} in place of a setting"
+                f"{made} must be created before it is called: write metrics={made}(), with brackets. Received: a "
+                f"tensor of shape {tuple(value.shape)} in place of a setting"
             )
         choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else (value,)
         if value not in choices:
             raise ConfigError(
-                f"{name} is one of {', '.join(map(str, choices))}. Received: {value!r:.80}"
+                f"{name} must be one of {', '.join(map(str, choices))}. Received: {value!r:.80}"
             )
         if name == "beta" and not (isinstance(value, int | float) and value >= 0):
             raise ConfigError(f"beta must be a number of at least 0. Received: beta={value!r}")
@@ -348,19 +348,19 @@ class F1Score(_ClassAverage):
 
 
 class Precision(_ClassAverage):
-    """The share of images predicted to be of a class that are of it; 0 for one never predicted."""
+    """Of the images predicted as a class, the share that belong to it; 0 for a class that is never predicted."""
 
     __name__ = "precision_score"
 
 
 class Recall(_ClassAverage):
-    """The share of images of a class that are predicted to be of it; 0 for one that does not occur."""
+    """Of the images of a class, the share predicted as that class; 0 for a class that does not occur."""
 
     __name__ = "recall_score"
 
 
 class Jaccard(_ClassAverage):
-    """Images of a class that were found, over those that are of it or predicted to be."""
+    """Correct predictions of a class, divided by the images that belong to it or are predicted as it."""
 
     __name__ = "jaccard_score"
 
@@ -393,7 +393,7 @@ class BalancedAccuracy:
 
     Args:
         axis: Where the classes are in the outputs.
-        adjusted: Scale so that chance scores 0 and perfection 1.
+        adjusted: Scale so that chance scores 0 and perfect predictions 1.
     """
 
     __name__ = "balanced_accuracy_score"
@@ -419,7 +419,7 @@ class CohenKappa:
     Args:
         axis: Where the classes are in the outputs.
         weights: None counts every mistake the same; ``"linear"`` and ``"quadratic"`` by how far apart the classes are,
-            which means something if they are steps of a scale.
+            which makes sense if they are ordered.
     """
 
     __name__ = "cohen_kappa_score"
@@ -465,7 +465,7 @@ class HammingLoss(_ClassDecisions):
 
 @dataclass(unsafe_hash=True)
 class RocAuc:
-    """The area under the ROC curve, averaged over classes: how often the right image of two ranks higher.
+    """The area under the ROC curve, averaged over classes: how often an image of the class scores higher than one that is not.
 
     Args:
         axis: Where the classes are in the outputs.
@@ -591,7 +591,7 @@ class RecallMulti(_LabelAverage):
 
 
 class JaccardMulti(_LabelAverage):
-    """Labels rightly predicted, over those that are true or predicted."""
+    """Correctly predicted labels, divided by those that are true or predicted (intersection over union)."""
 
     __name__ = "jaccard_score"
 
@@ -696,7 +696,7 @@ class APScoreMulti(_LabelRanking):
 
 def _check_positions(chosen: Sequence[int] | None, num_classes: int, *, what: str) -> None:
     if chosen is not None and any(not 0 <= label < num_classes for label in chosen):
-        raise ConfigError(f"{what}, 0..{num_classes - 1}. Received: {list(chosen)!r}")
+        raise ConfigError(f"{what}, from 0 to {num_classes - 1}. Received: {list(chosen)!r}")
 
 
 def _classes_of(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor, int]:
@@ -706,8 +706,8 @@ def _classes_of(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor
     targets = _one_each(targ.detach().cpu(), predicted).long()
     if ((targets < 0) | (targets >= num_classes)).any():
         raise ConfigError(
-            f"Targets must lie in 0..{num_classes - 1}, as the outputs have {num_classes} classes. "
-            f"Received: targets from {int(targets.min())} to {int(targets.max())}"
+            f"Targets must be from 0 to {num_classes - 1}, as the outputs have {num_classes} classes. Received: "
+            f"targets from {int(targets.min())} to {int(targets.max())}"
         )
     return targets, predicted, num_classes
 

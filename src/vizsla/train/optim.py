@@ -49,9 +49,9 @@ _REFUSALS = (
 """What libraries raise for settings, parameters or missing packages that make an optimiser impossible."""
 
 _NOT_FOR_THIS_LOOP = {
-    "lbfgs": "it computes the loss several times in one step, and the training loop computes it once",
-    "sparseadam": "it takes sparse gradients only, and those of image classifiers are dense",
-    "adahessian": "it needs second derivatives of the loss, which the training loop does not keep",
+    "lbfgs": "it computes the loss several times per step, but the training loop computes it once",
+    "sparseadam": "it takes only sparse gradients, but those of image classifiers are dense",
+    "adahessian": "it needs second derivatives of the loss, which the training loop does not compute",
 }
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
@@ -113,7 +113,7 @@ def RAdam(  # noqa: N802 (the notebooks' name for it)
     wd: float = 0.0,
     decouple_wd: bool = True,
 ) -> torch.optim.Optimizer:
-    """Return rectified Adam, which begins carefully without a warm-up (Liu et al., 2020, arXiv 1908.03265); see ``Adam``."""
+    """Return rectified Adam, which needs no warm-up (Liu et al., 2020, arXiv 1908.03265); see ``Adam``."""
     return torch.optim.RAdam(
         params,
         lr=lr,
@@ -125,15 +125,15 @@ def RAdam(  # noqa: N802 (the notebooks' name for it)
 
 
 class Lookahead(torch.optim.Optimizer):
-    """Goes back after every ``k`` steps of an optimiser, by the part ``1 - alpha`` of the way that it went.
+    """Wraps an optimiser: after every ``k`` steps it keeps only the share ``alpha`` of the distance travelled.
 
     Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019 (arXiv 1907.08610). timm's counts the first k steps as the
     start; this one, as fastai's, begins with the weights before them.
 
     Args:
         opt: The optimiser.
-        k: Steps between two looks back.
-        alpha: Part of the way that is kept.
+        k: Steps before going back.
+        alpha: Share of the distance that is kept.
     """
 
     def __init__(self, opt: torch.optim.Optimizer, k: int = 6, alpha: float = 0.5) -> None:
@@ -161,7 +161,7 @@ class Lookahead(torch.optim.Optimizer):
         return self.opt.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the state of both."""
+        """Restore the state of both."""
         self.opt.load_state_dict(state_dict)
         self.param_groups, self.state = self.opt.param_groups, self.opt.state
 
@@ -177,7 +177,7 @@ def ranger(
     sqr_mom: float = SQUARED_MOMENTUM,
     decouple_wd: bool = True,
 ) -> torch.optim.Optimizer:
-    """Return ``Lookahead`` around ``RAdam``; their arguments."""
+    """Return ``Lookahead`` around ``RAdam``; takes the arguments of both."""
     inner = RAdam(params, lr, mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
     return Lookahead(inner, k=k, alpha=alpha)
 
@@ -196,7 +196,7 @@ def OptimWrapper(  # noqa: N802 (the notebooks' name for it)
 
 
 class Optimizer(torch.optim.Optimizer):
-    """An optimiser made of functions, as lessons build them up from nothing.
+    """An optimiser made of functions, as lessons that build one from scratch use it.
 
     Args:
         params: Parameters, or groups of them.
@@ -304,7 +304,7 @@ class _GroupHypers(MutableMapping[str, float]):
             group[key] = tuple(both)
 
     def __delitem__(self, name: str) -> None:
-        raise TypeError(f"An optimiser keeps its settings. Received: del {name}")
+        raise TypeError(f"Settings of an optimiser cannot be deleted. Received: del {name}")
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in _PLACES if any(key in self._groups[0] for key, _ in _PLACES[name]))
@@ -351,7 +351,7 @@ def build_optimiser(
                 settings.append({"params": list(parameters), "layer_group": position, **chosen})
     if not settings:
         raise TrainingError(
-            f"Nothing trains: all parameters of the {len(groups)} parameter groups are frozen. "
+            f"There is nothing to train: all parameters of the {len(groups)} parameter groups are frozen. "
             "Unfreeze some, for example with unfreeze()."
         )
     optimiser = _make(opt_func, settings)
@@ -411,12 +411,12 @@ def _decay_per_group(
     given = [float(decay) for decay in weight_decay]
     if len(given) != num_groups:
         raise ConfigError(
-            f"Weight decay is one number, or one for each of the {num_groups} parameter groups. "
-            f"Received: {len(given)} numbers."
+            f"Weight decay must be one number, or one for each of the {num_groups} parameter groups. Received: "
+            f"{len(given)} numbers."
         )
     if any(decay < 0 or not math.isfinite(decay) for decay in given):
         raise ConfigError(
-            f"Weight decay is a finite number of at least 0, such as 0.01. Received: {given}"
+            f"Weight decay must be a finite number of at least 0, such as 0.01. Received: {given}"
         )
     return given
 
@@ -430,14 +430,14 @@ def _make(opt_func: OptimiserFactory, settings: list[dict[str, Any]]) -> torch.o
         optimiser = factory(settings, lr=_INITIAL_RATE)
     except _REFUSALS as error:
         raise ConfigError(
-            f"The optimiser {shown} cannot be made for these parameters: {error} "
-            'Correct its settings, or choose another one, for example "adamw".'
+            f"The optimiser {shown} cannot be built for these parameters: {error} Correct its settings, or choose "
+            'another one, for example "adamw".'
         ) from error
     groups = getattr(optimiser, "param_groups", None)
     if groups is None or any("layer_group" not in group for group in groups):
         raise ConfigError(
-            f"opt_func makes a torch.optim.Optimizer from the parameter groups that it is given. {shown} returned "
-            f"{type(optimiser).__name__} without them. Pass its first argument on to torch unchanged."
+            f"opt_func must return a torch.optim.Optimizer of the parameter groups that it is given. {shown} "
+            f"returned {type(optimiser).__name__} without them. Pass its first argument on to torch unchanged."
         )
     _check_usable(type(optimiser).__name__)
     return optimiser
@@ -456,8 +456,8 @@ def _factory_of(opt_func: OptimiserFactory) -> Callable[..., torch.optim.Optimiz
     if not isinstance(opt_func, str):
         if not callable(opt_func):
             raise ConfigError(
-                "opt_func is Adam, SGD, a partial of one, a class of torch.optim, or a name. "
-                f"Received: {opt_func!r}"
+                "opt_func must be Adam, SGD, a partial of one, a class of torch.optim, or a name. Received: "
+                f"{opt_func!r}"
             )
         return opt_func
     name = opt_func.lower()

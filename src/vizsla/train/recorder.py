@@ -134,7 +134,7 @@ class Recorder:
             ConfigError: Nothing was trained so far.
         """
         if not self.fits:
-            raise ConfigError("Nothing was trained so far, so there is nothing to show. Fit first.")
+            raise ConfigError("There is nothing to show before training. Fit first.")
         return self.fits[-1]
 
     def joined(self, fits: int | None) -> FitRecord:
@@ -145,7 +145,7 @@ class Recorder:
         """
         if fits is not None and fits < 1:
             raise ConfigError(
-                f"fits is the number of fits to draw, or None for all. Received: fits={fits!r}"
+                f"fits must be the number of fits to draw, or None for all. Received: fits={fits!r}"
             )
         joined, chosen = FitRecord(stage=self.last.stage), self.fits[-(fits or 0) :]
         has_momentum = any(fit.moms for fit in chosen)
@@ -234,7 +234,9 @@ class Recorder:
             ConfigError: There was no search yet.
         """
         if self.draw_finder is None:
-            raise ConfigError("No learning rate was looked for yet. Call learn.lr_find() first.")
+            raise ConfigError(
+                "There are no learning rate finder results yet. Call learn.lr_find() first."
+            )
         return self.draw_finder(skip_end=skip_end)
 
     def plot_sched(

@@ -125,25 +125,26 @@ class TrainingStep:
                 alone = self.whole_batch is None
                 if self.parts >= len(batch.rows) or self._batches or not alone:
                     raise TrainingError(
-                        f"The device's memory is not enough for {-(-len(batch.rows) // self.parts)} images of "
-                        f"{tuple(batch.images.shape[2:])} pixels: {error}. Take a smaller batch, smaller images, or "
-                        "a smaller network."
+                        f"The device has too little memory for {-(-len(batch.rows) // self.parts)} images of "
+                        f"{tuple(batch.images.shape[2:])} pixels: {error}. Use a smaller batch, smaller images, "
+                        "or a smaller network."
                     ) from error
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise TrainingError(
-                    f"Batch norms cannot be trained on {counted(len(batch.rows), 'image')} of "
-                    f"{tuple(batch.images.shape[2:])} pixels: the last maps of the network are of one pixel, and the mean "
-                    "of one value is that value. Take bs=2 or more, larger images, or train_bn=False."
+                    f"Batch norm cannot be trained on {counted(len(batch.rows), 'image')} of "
+                    f"{tuple(batch.images.shape[2:])} pixels: the network's last feature maps have a single "
+                    "pixel, and batch statistics need several values. Use bs=2 or more, larger images, or "
+                    "train_bn=False."
                 ) from error
             if loss is None:
                 # Outside the handler: the traceback of the error keeps the tensors of the failed step alive.
                 self.optimiser.zero_grad(set_to_none=True)
                 self.parts *= 2
                 self.say(
-                    f"Out of memory: batches of {len(batch.rows)} go through in {self.parts} parts from now on. Rates and "
-                    "results stay those of the whole batch; batch norms see the parts."
+                    f"Out of memory: batches of {len(batch.rows)} are processed in {self.parts} parts from now "
+                    "on. Learning rates and gradients stay those of the whole batch; batch norm sees the parts."
                 )
         if not self.scaler.is_enabled():
             is_bad = ~torch.isfinite(loss)
@@ -327,4 +328,6 @@ def resolve_precision(
     for known in get_args(NumberFormat):
         if precision == known:
             return "fp32" if known == "fp16" and device.type == "cpu" else known
-    raise ConfigError(f"precision is 'auto', 'fp32', 'bf16' or 'fp16'. Received: {precision!r}")
+    raise ConfigError(
+        f"precision must be 'auto', 'fp32', 'bf16' or 'fp16'. Received: {precision!r}"
+    )

@@ -196,11 +196,12 @@ class Trainer:
         FitSettings(accumulate=accumulate, clip=clip)  # Raises the ConfigError.
         if compress_gradients not in get_args(GradientCompression):
             raise ConfigError(
-                f"compress_gradients is one of {', '.join(get_args(GradientCompression))}. Received: {compress_gradients!r}"
+                f"compress_gradients must be one of {', '.join(get_args(GradientCompression))}. Received: "
+                f"{compress_gradients!r}"
             )
         if sync_batch_norm and compile:
             raise ConfigError(
-                "Batch norms that see all processes cannot be compiled. Leave out sync_batch_norm or compile."
+                "sync_batch_norm and compile cannot be combined. Leave one of them out."
             )
         self._dls = dls
         self._around: Classifier | None = None
@@ -260,8 +261,8 @@ class Trainer:
         dls = self.dls
         if given is not None and dls.balance == "weights":
             raise ConfigError(
-                "The loaders weigh the classes in the default loss (balance), and loss_func is another one. Give it "
-                "weight=balanced_class_weights(dls) and leave balance out, or take balance='sample'."
+                "balance weights the classes in the default loss, but loss_func is another loss. Give it "
+                "weight=balanced_class_weights(dls) and leave balance out, or use balance='sample'."
             )
         loss_func = loss_for(dls) if given is None else given
         thresholds_of(loss_func, table=dls.table)  # Raises the ConfigError.
@@ -503,11 +504,11 @@ class Trainer:
         """
         if lr_max is not None:
             raise ConfigError(
-                f"fine_tune takes its rates from base_lr and lr_mult. Received: lr_max={lr_max!r}. Give base_lr, or freeze, "
-                "fit_one_cycle(1, lr_max), unfreeze and fit_one_cycle(n, lr_max) yourself."
+                f"fine_tune sets its learning rates by base_lr and lr_mult. Received: lr_max={lr_max!r}. Give "
+                "base_lr, or freeze, fit_one_cycle(1, lr_max), unfreeze and fit_one_cycle(n, lr_max) yourself."
             )
         if not lr_mult > 0:
-            raise ConfigError(f"lr_mult is positive. Received: {lr_mult}")
+            raise ConfigError(f"lr_mult must be positive. Received: {lr_mult}")
         # Both before the first step: a bad number for the second phase would otherwise surface after the first was trained.
         frozen = self._cycle(freeze_epochs, slice(base_lr), 25.0, div_final, 0.99, moms)
         rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
@@ -646,8 +647,9 @@ class Trainer:
         check_parts([smallest])
         if smallest == 1 and any(isinstance(part, nn.BatchNorm1d) for part in self.model.modules()):
             raise TrainingError(
-                "Batches of one image cannot train the batch norms of the head: the mean of one value is that value. "
-                f"Received: bs={self.dls.train.bs} and {self.dls.train.n} training images. Take bs=2 or more."
+                "Batch norm in the head cannot be trained with batches of one image: batch statistics need "
+                f"several values. Received: bs={self.dls.train.bs} and {self.dls.train.n} training images. Use "
+                "bs=2 or more."
             )
 
     def _cycle(
@@ -803,7 +805,7 @@ class Trainer:
         """
         if ds_idx not in (0, 1):
             raise ConfigError(
-                f"ds_idx is 0 for training or 1 for validation images. Received: {ds_idx!r}"
+                f"ds_idx must be 0 for training or 1 for validation images. Received: {ds_idx!r}"
             )
         return self.dls.valid if ds_idx == 1 else self.dls.loader_for(self.dls.train.rows)
 
@@ -862,7 +864,7 @@ def loaders_preprocessing(dls: DataLoaders) -> Preprocessing:
             if grey
             else "RGB, so Normalize has three means and spreads"
         )
-        raise ConfigError(f"Images are {wanted}. Received: {normalize}")
+        raise ConfigError(f"The images are {wanted}. Received: {normalize}")
     return Preprocessing(mean=mean, std=std, grey=grey)
 
 
@@ -876,6 +878,6 @@ def _check_model(model: nn.Module, dls: DataLoaders) -> None:
     there = dls.table.vocab
     if vocab is not None and tuple(vocab) != there:
         raise ConfigError(
-            f"The model has {len(vocab)} classes {list(vocab[:5])} and the data {len(there)} "
-            f"{list(there[:5])}. Build the model for the classes of the data, in their order."
+            f"The model has {len(vocab)} classes {list(vocab[:5])} and the data {len(there)} {list(there[:5])}. "
+            "Build the model for the classes of the data, in the same order."
         )

@@ -46,7 +46,7 @@ def test_a_command_that_runs_out_of_memory_says_during_what(
     words = (sys.executable, "-c", OUT_OF_MEMORY, small, large, make_image("a.png"))
     done = subprocess.run(list(map(str, words)), check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    said = "vizsla: There was not enough memory while predicting 1 image of 4096 x 2048 pixels ("
+    said = "vizsla: Out of memory while predicting 1 image of 4096 x 2048 pixels ("
     assert done.stderr.startswith(said), done.stderr
 
 

@@ -153,7 +153,7 @@ def test_auto_keeps_what_it_can_unless_that_is_nearly_nothing(tmp_path: Path):
     cache = ImageCache(expected_bytes=10**7, budget_bytes=10**6, folder=tmp_path)
     assert "in memory of at most 1.0 MB" in cache.describe()
     cache = ImageCache(expected_bytes=10**9, budget_bytes=10**6, folder=tmp_path)
-    assert "no room (1.0 GB needed)" in cache.describe()
+    assert "not enough room (1.0 GB needed)" in cache.describe()
 
 
 def test_expected_bytes_follow_the_sizing():
@@ -249,7 +249,7 @@ def test_a_flipped_bit_is_noticed_and_the_image_made_again(tmp_path: Path, where
     assert np.array_equal(again, image_of(7))
     assert np.array_equal(get(cache, disk_key(1), lambda: image_of(8)), image_of(7))
     assert "cache disk: 1 images, 0.0 MB on disk" in cache.describe()
-    assert "1 damaged ones made again" in cache.describe()
+    assert "1 damaged ones rebuilt" in cache.describe()
 
 
 @pytest.mark.parametrize("num_bytes", [0, 10, 64, 5000])

@@ -170,7 +170,7 @@ def test_redirects_are_followed_to_web_addresses_only(web, url: str, target: Pat
     web.redirects = {"/moved.bin": url, "/local.bin": secret.as_uri(), "/ftp.bin": "ftp://host/a"}
     download_file(f"{web.address}/moved.bin", target, sha256=SHA256)
     for name in ("local", "ftp"):
-        with pytest.raises(DataError, match=r"is not allowed|not a safe address"):
+        with pytest.raises(DataError, match=r"is not allowed|not a secure address"):
             download_file(f"{web.address}/{name}.bin", tmp_path / "b.bin")
 
 

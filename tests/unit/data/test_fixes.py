@@ -142,7 +142,7 @@ def test_only_the_images_of_fixes_change(pets: Path):
     expected |= {path: (before[path][0], "owl") for path in (*relabelled[:2], in_set["train"][2])}
     assert sets_of(table) == expected
     assert table.fixes == tuple(fixes)
-    assert "fixes: 3 labels changed, 2 images dropped, 1 kept as they are" in table.notes
+    assert "fixes: 3 labels changed, 2 images dropped, 1 confirmed" in table.notes
     assert len(get_image_files(pets)) == 30
 
 
@@ -180,7 +180,7 @@ def test_paths_and_labels_that_do_not_fit_are_named_together(pets: Path):
         resolve_data(pets, fixes=file, seed=0)
     text = str(error.value)
     for words in (
-        "2 fixes name no image",
+        "2 fixes match no image",
         "row 2 of",
         "row 5 of",
         "'dgo': 2 images",
@@ -201,7 +201,7 @@ def test_files_that_are_not_part_of_the_data_are_counted(make: Any):
     fixes = [Fix(path="sample/a/1.jpg", action="drop"), Fix(path="train\\a\\1.jpg", action="drop")]
     table = resolve_data(root, fixes=fixes, seed=0)
     assert any(
-        note.startswith("not used: 1 fix ") and "sample/a/1.jpg" in note for note in table.notes
+        note.startswith("ignored: 1 fix ") and "sample/a/1.jpg" in note for note in table.notes
     )
     assert (len(table.train_rows), len(table.valid_rows)) == (3, 4)
 
@@ -228,7 +228,7 @@ def test_unlabelled_images_are_labelled_by_fixes_and_the_others_wait(make: Any):
     fixes = [Fix(path=f"{n:02}.jpg", action="relabel", label=["cat", "dog"][n % 2]) for n in range(20)]  # fmt: skip
     table = resolve_data(root, fixes=fixes, seed=0)
     assert (table.vocab, len(table.train_rows), len(table.valid_rows)) == (("cat", "dog"), 16, 4)
-    assert any(note.startswith("left out: 20 images") for note in table.notes)
+    assert any(note.startswith("skipped 20 images") for note in table.notes)
 
 
 def test_folders_may_be_told_to_name_no_class(make: Any):

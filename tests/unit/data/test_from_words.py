@@ -197,7 +197,7 @@ def test_classes_with_few_images_are_trained_on_or_refused_as_asked(make):
     root = make(*several("cat/{}.jpg"), *several("dog/{}.jpg", 3), "fox/1.jpg")
     table = resolve_data(root, min_per_class=1, seed=0)
     assert "fox/1.jpg" in shown(table, table.train_rows)
-    assert "not measured: 1 class has no validation image: 'fox'" in table.notes
+    assert "not validated: 1 class has no validation images: 'fox'" in table.notes
     with pytest.raises(
         LabelError, match=r"2 classes have fewer than 4.*\n  'dog': 3.*\n  'fox': 1"
     ):
@@ -205,7 +205,9 @@ def test_classes_with_few_images_are_trained_on_or_refused_as_asked(make):
     with pytest.raises(ConfigError, match="Received: 0"):
         resolve_data(root, min_per_class=0, seed=0)
     split = make("s/train/a/1.jpg", "s/train/b/2.jpg", "s/valid/a/3.jpg") / "s"
-    assert "not measured: 1 class has no validation image: 'b'" in resolve_data(split, seed=0).notes
+    assert (
+        "not validated: 1 class has no validation images: 'b'" in resolve_data(split, seed=0).notes
+    )
     with pytest.raises(LabelError, match=r"'b'.*2\.jpg"):
         resolve_data(split, min_per_class=2, seed=0)
 
@@ -225,7 +227,7 @@ def test_a_level_of_folders_is_refused_where_labels_come_from_elsewhere(make):
         ([*several("cat/{}.jpg"), *several("dog/{}.jpg"), "loose.jpg"], "folder", LabelError, r"1 of 11 .*:\n  '.*/loose\.jpg'"),
         (several("cat_{}.jpg"), "folder", LabelError, r"(?s)None of 5 .*regex:PATTERN.*csv:FILE"),
         (several("images/cat_{}.jpg"), "folder", LabelError, r"only one class, 'images', for all 5 .*regex:PATTERN"),
-        ([*several("cat/{}.jpg"), "dog/1.jpg"], "folder", LabelError, r"single image.*:\n  'dog': '.*/dog/1\.jpg'"),
+        ([*several("cat/{}.jpg"), "dog/1.jpg"], "folder", LabelError, r"only one image.*:\n  'dog': '.*/dog/1\.jpg'"),
         (["a_1.jpg"], r"regex:.+_\d+\.jpg$", ConfigError, "no group"),
         (["a_1.jpg"], "names", ConfigError, r"'csv:FILE\[,image=COLUMN\]\[,label=COLUMN\].* 'names'"),
         (["a.jpg"], "csv:l.csv,image=a,image=b", ConfigError, "csv:l.csv,image=a,image=b"),
@@ -351,7 +353,7 @@ def test_images_are_found_below_the_folder_by_their_name_unless_two_have_it(make
     rows = rows_of("p{n}.jpg,{label}")
     table = resolve_data(table_with("image,label", *rows), seed=0)
     assert table.shown_path(0) == "images/deep/p0.jpg"
-    with pytest.raises(TableError, match=r"'p\.jpg' may be any of 2: 'x/p\.jpg', 'y/p\.jpg'"):
+    with pytest.raises(TableError, match=r"'p\.jpg' matches 2 images: 'x/p\.jpg', 'y/p\.jpg'"):
         resolve_data(table_with("image,label", *rows, "p.jpg,a"), seed=0)
 
 
@@ -372,7 +374,7 @@ def test_all_faults_of_a_table_are_reported_at_once_with_rows(table_with):
     message = str(caught.value)
     assert message.startswith("The data has 5 problems.")
     assert "no image in column 'image':\n  row 15: ('', 'a', 'train')" in message
-    assert "no set in column 'split':\n  row 11: ('9.jpg', 'b', 'perhaps')" in message
+    assert "no known set in column 'split':\n  row 11: ('9.jpg', 'b', 'perhaps')" in message
     assert re.search(r"do(es)? not exist:\n  row 12 \('.*gone\.jpg'\)", message)
     assert "0.jpg': 2 times (row 2, row 13), with different labels: 'a', 'b'" in message
     assert "1.jpg': 2 times (row 3, row 14), each labelled 'b'" in message
@@ -504,10 +506,10 @@ def test_a_damaged_package_is_reported(
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (lambda name: name.replace("/", "\\"), "slashes and blanks"),
+        (lambda name: name.replace("/", "\\"), "slashes and spaces"),
         (lambda name: f"C:\\data\\{name[2:]}", "the file's name"),
-        (lambda name: f"C:/{name}", "slashes and blanks"),
-        (lambda name: f"  {name} ", "slashes and blanks"),
+        (lambda name: f"C:/{name}", "slashes and spaces"),
+        (lambda name: f"  {name} ", "slashes and spaces"),
         (lambda name: f"./{name}", ""),
         (lambda name: f"somewhere/{name[2:]}", "the file's name"),
         (lambda name: name[2:-4], "without the extension"),
@@ -534,14 +536,14 @@ def test_a_name_that_means_several_files_is_not_called_missing(make, table_with)
     with pytest.raises(TableError) as refusal:
         resolve_data(file, seed=0)
     text = str(refusal.value)
-    assert "'p.jpg' may be any of 2: 'a/p.jpg', 'b/p.jpg'" in text
+    assert "'p.jpg' matches 2 images: 'a/p.jpg', 'b/p.jpg'" in text
     assert "not exist" not in text
 
 
 def test_the_nearest_file_is_named_for_a_missing_one(make, table_with):
     make("dog_01.jpg", "dog_02.jpg", "cat_01.jpg", "cat_02.jpg")
     file = table_with("file,label", "dgo_01.jpg,d", "dog_02.jpg,d", "cat_01.jpg,c", "cat_02.jpg,c")
-    with pytest.raises(PictureError, match=r"dgo_01\.jpg'\), there is 'dog_01\.jpg'"):
+    with pytest.raises(PictureError, match=r"dgo_01\.jpg'\), did you mean 'dog_01\.jpg'"):
         resolve_data(file, seed=0)
 
 
@@ -699,7 +701,7 @@ def test_whole_groups_that_a_model_was_trained_on_are_left_out_when_it_is_judged
     judged = shown(table, table.valid_rows)
     assert (len(judged), len(table.paths)) == (18, 24)
     assert not any("ann0_" in path for path in judged)
-    assert [note.split(" image")[0] for note in table.notes[-2:]] == ["left out: 1", "left out: 5"]
+    assert [note.split(" image")[0] for note in table.notes[-2:]] == ["skipped 1", "skipped 5"]
 
 
 def test_a_split_that_tears_groups_apart_is_refused(table_with):
@@ -728,7 +730,7 @@ def test_metadata_beside_the_images_is_found_by_itself(make):
     assert not any("no row names" in note for note in table.notes)
     file = root / "two" / "metadata.csv"
     file.write_text("\n".join(("file_name,label", *(f"cat/{row}" for row in rows))))
-    with pytest.raises(DataError, match=r"folders \(cat, dog\) or from .*metadata.csv"):
+    with pytest.raises(DataError, match=r"Folders \(cat, dog\) and .*metadata.csv"):
         resolve_data(root / "two", seed=0)
     assert resolve_data(root / "two", labels="folder", seed=0).vocab == ("cat", "dog")
     file.write_text("file_name,label\ncat/0.jpg,cat\ncat/1.jpg,cat\ndog/0.jpg,dog\ndog/1.jpg,dog\n")

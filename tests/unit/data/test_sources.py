@@ -89,8 +89,8 @@ def test_a_folder_that_cannot_be_listed_says_what_is_there(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     root = tmp_path.as_posix()
     cases: list[tuple[str, dict[str, Any], str]] = [
-        ("dogcats", {}, f"'{root}/dogcats'(?s:.*)'{root}' there are the folders:\n  'dogscats'\n  'empty'"),
-        ("cats/images/x", {}, f"'{root}/cats/images/x'(?s:.*)are the folders:\n  'dogscats'"),
+        ("dogcats", {}, f"'{root}/dogcats'(?s:.*)'{root}' contains these folders:\n  'dogscats'\n  'empty'"),
+        ("cats/images/x", {}, f"'{root}/cats/images/x'(?s:.*)contains these folders:\n  'dogscats'"),
         ("dogscats", {"folders": ["train", "valid"]}, f"'{root}/dogscats/valid'(?s:.*)\n  'train'"),
         ("dogscats/train/a.jpg", {}, r"a\.jpg' is a file"),
         ("text", {}, r"no images in .*:\n  \.txt: 2 files\n  \(no extension\): 1 file\n"),
@@ -196,7 +196,7 @@ def test_unusable_tables_say_why(tmp_path: Path):
         ("\n", "utf-8", "is empty"),
         ("f,l\n", "utf-8", "no rows"),
         ("f,l\na,b,c\n", "utf-8", r"more cells .*\n  row 2: 3 cells"),
-        ("f,l\né,b\n", "latin-1", r"UTF-8 \(byte"),
+        ("f,l\né,b\n", "latin-1", r"UTF-8 text \(byte"),
         ("f,l\na,b\n", "utf-16-le", "UTF-8|CSV"),
         ("f,l\n" + "a" * 200_000 + ",b\n", "utf-8", "CSV"),
     ]:
@@ -219,5 +219,5 @@ def test_a_frame_keeps_its_values_and_loses_its_gaps():
 def test_folders_too_deep_for_python_are_refused(tmp_path: Path):
     deep = tmp_path.joinpath(*"d" * (MAX_DEPTH + 1))
     deep.mkdir(parents=True)
-    with pytest.raises(DataError, match=f"More than {MAX_DEPTH} folders"):
+    with pytest.raises(DataError, match=f"more than {MAX_DEPTH} deep"):
         get_image_files(tmp_path)

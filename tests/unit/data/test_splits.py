@@ -302,11 +302,15 @@ def test_a_draw_that_leaves_a_class_without_training_images_moves_one(make, spli
     rare = {valid[0]: "x", valid[1]: "y", valid[2]: "y"}
     files = [make(f"{rare.get(n, name[2])}/{name}") / f"{rare.get(n, name[2])}/{name}" for n, name in enumerate(names)]  # fmt: skip
     block = DataBlock(get_y=parent_label, splitter=splitter)
-    with pytest.warns(UserWarning, match="2 images are moved there from validation: 'x', 'y'"):
+    with pytest.warns(
+        UserWarning, match="2 images are moved to training from validation: 'x', 'y'"
+    ):
         table = block.resolve(files)
     assert table.train_rows.tolist() == [*train, *valid[:2]]
     assert table.valid_rows.tolist() == valid[2:]
-    assert any("not measured: 1 class has no validation image: 'x'" in note for note in table.notes)
+    assert any(
+        "not validated: 1 class has no validation images: 'x'" in note for note in table.notes
+    )
     full = [path for path in files if path.parent.name in "ab"]
     assert sorted(block.resolve(full).train_rows.tolist()) == sorted(splitter(full)[0])
 
@@ -318,7 +322,7 @@ def test_a_draw_keeps_an_image_of_each_label_of_several_in_training(make):
     names = [f"{number}.jpg" for number in range(10)]
     files = [make(*names) / name for name in names]
     block = DataBlock((ImageBlock, MultiCategoryBlock), get_y=lambda n: labels[n], get_x=files.__getitem__, splitter=splitter)  # fmt: skip
-    with pytest.warns(UserWarning, match="moved there from validation: 'rare'"):
+    with pytest.warns(UserWarning, match="moved to training from validation: 'rare'"):
         assert valid[0] in block.resolve(range(10)).train_rows.tolist()
 
 

@@ -163,7 +163,7 @@ def test_what_was_done_about_the_probabilities_is_said_with_its_reason():
     plain, steep = drawn(500, sharpness=1.0), drawn(500, sharpness=3.0)
     for predictions, facts in (
         (steep.take(torch.arange(9)), ("own", "10 labelled")),
-        (steep.take(torch.arange(49)), ("own", "takes 50", "49 validation")),
+        (steep.take(torch.arange(49)), ("own", "at least 50", "49 validation")),
         (plain, ("own", "no temperature", "500 validation")),
         (steep, ("divided by", "500 validation", "before", "after")),
     ):

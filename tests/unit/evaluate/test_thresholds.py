@@ -85,7 +85,7 @@ def test_words_and_numbers_for_thresholds_are_understood_or_refused():
         with pytest.raises(ConfigError, match="--threshold"):
             read_thresholds(words)
     for task in ("category", "regression"):
-        with pytest.raises(ConfigError, match="threshold"):
+        with pytest.raises(ConfigError, match="Thresholds"):
             as_thresholds(0.5, vocab=("a",), task=task)
 
 

@@ -224,7 +224,7 @@ def test_a_refusal_while_pushing_is_our_error(hub: StandIn, saved: Path):
         push_to_hub(saved, "me/shapes", token="hf_wrong")
     assert hub.repositories == {}
     for status, words in (
-        (401, "does not know you"),
+        (401, "not logged in"),
         (403, "may not"),
         (404, "no such repository"),
     ):
@@ -236,9 +236,9 @@ def test_a_refusal_while_pushing_is_our_error(hub: StandIn, saved: Path):
 
 def test_what_is_no_name_of_a_repository_is_refused(hub: StandIn, saved: Path):
     for name in ("a/b/c", "me/../shapes", "me shapes", ""):
-        with pytest.raises(ConfigError, match="the name of a repository"):
+        with pytest.raises(ConfigError, match="valid repository name"):
             push_to_hub(saved, name, token=TOKEN)
-        with pytest.raises(ConfigError, match="the name of a repository"):
+        with pytest.raises(ConfigError, match="valid repository name"):
             from_hub(name)
     assert hub.asked == []
 

@@ -93,8 +93,8 @@ def test_each_mistake_has_a_heat_map_and_three_neighbours(
     assert [part.training for part in classifier.modules()] == modes
     assert list(dict.fromkeys(bars)) == [
         "features of training images",
-        "looking at validation files",
-        "looking at training files",
+        "scanning validation files",
+        "scanning training files",
     ]
 
 

@@ -167,7 +167,7 @@ def test_what_a_file_could_not_bring_back_is_not_saved(classifier: Classifier, t
         (half, "phase.*complex64"),
         (Classifier(known, nn.Identity(), vocab=("a",)), "head Identity"),
         (changed, "test_resnet was changed .*head.more.bias is unexpected"),
-        (renamed, "network gone cannot be built"),
+        (renamed, "network gone cannot be rebuilt"),
     ):
         with pytest.raises(ConfigError, match=facts):
             save_bundle(tmp_path / "m.safetensors", classifier=wrong, resize=None)
@@ -208,7 +208,7 @@ def test_weights_that_do_not_fit_the_named_network_are_named(saved: Path, rewrit
 def test_a_file_with_another_digest_is_not_opened(saved: Path):
     found = hashlib.sha256(saved.read_bytes()).hexdigest()
     assert Predictor.load(saved, device="cpu", sha256=found.upper()).path == saved
-    with pytest.raises(ModelFileError, match=rf"its SHA-256 is {found}, expected was {'0' * 64}"):
+    with pytest.raises(ModelFileError, match=rf"its SHA-256 is {found}, expected {'0' * 64}"):
         Predictor.load(saved, sha256="0" * 64)
     with pytest.raises(ConfigError, match=r"64 hexadecimal digits.*'0x12'"):
         Predictor.load(saved, sha256="0x12")
@@ -227,7 +227,7 @@ def test_the_fingerprint_is_of_names_sizes_and_labels_alone(image_folder: Path, 
     first = table.paths[0]
     renamed = replace(table, paths=(first.rename(first.with_name("other.jpg")), *table.paths[1:]))
     assert fingerprint(renamed) != same
-    with pytest.raises(PictureError, match=rf"{first.name} cannot be read any more"):
+    with pytest.raises(PictureError, match=rf"{first.name} can no longer be read"):
         fingerprint(table)
     first.write_bytes(b"another number of bytes")
     assert fingerprint(table) != same

@@ -134,10 +134,10 @@ def test_published_weights_of_torchvision_come_from_the_cache(empty_caches):
 
 def test_error_without_weights_names_the_alternatives_at_once(empty_caches, monkeypatch):
     for arch, variable, value, reason in (
-        (TINY, "HF_ENDPOINT", "http://127.0.0.1:9", "cannot be fetched"),
+        (TINY, "HF_ENDPOINT", "http://127.0.0.1:9", "cannot be downloaded"),
         (TINY, "HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE"),
         (torchvision.models.resnet18, "HF_HUB_OFFLINE", "1", "torchvision's resnet18"),
-        ("efficientnet_l2", "HF_HUB_OFFLINE", "0", "no place is known"),
+        ("efficientnet_l2", "HF_HUB_OFFLINE", "0", "it is unknown where"),
     ):
         monkeypatch.setenv(variable, value)
         start = time.monotonic()

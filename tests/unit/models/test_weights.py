@@ -88,7 +88,7 @@ def test_files_without_weights_are_refused(tmp_path, linear):
     path = tmp_path / "w.pth"
     for content, facts in [
         (linear, "state dict"),
-        ({"epoch": 3, "lr": 0.1}, r"2 other things \(epoch, lr\)"),
+        ({"epoch": 3, "lr": 0.1}, r"2 entries that are not tensors \(epoch, lr\)"),
         ({}, "none in a dict"),
         ([1, 2], "none in a list"),
         (torch.zeros(2), "none in a Tensor"),
@@ -241,9 +241,9 @@ def test_error_has_all_reasons(tmp_path, web):
     path = f"/{REPOSITORY}/resolve/main/{NAMES[0]}"
     web.files[path] = CONTENT
     web.statuses = [404] * 9
-    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be fetched: "):
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be downloaded: "):
         find_weights_file(ON_HUB, hub=hub)
-    with pytest.raises(WeightsError, match="no place is known"):
+    with pytest.raises(WeightsError, match="it is unknown where"):
         find_weights_file(PublishedFile(), hub=make_hub(tmp_path))
 
 
@@ -263,9 +263,9 @@ def test_impossible_downloads_are_refused(tmp_path, web):
     (tmp_path / "tiny.pth").mkdir()
     for address, folder, facts in [
         (f"{web.address}/tiny-01234567.pth", tmp_path / "a", f"{DIGEST}.*01234567"),
-        (f"{web.address}/tiny.pth", tmp_path / "file", r"tiny\.pth cannot be fetched: "),
+        (f"{web.address}/tiny.pth", tmp_path / "file", r"tiny\.pth cannot be downloaded: "),
         (f"{web.address}/tiny.pth", tmp_path, r"Cannot write .*tiny\.pth"),
-        ("tiny.pth", tmp_path, r"tiny\.pth cannot be fetched: unknown url type"),
+        ("tiny.pth", tmp_path, r"tiny\.pth cannot be downloaded: unknown url type"),
     ]:
         with pytest.raises(WeightsError, match=facts):
             fetch_url(address, folder=folder, timeout_seconds=1)

@@ -76,7 +76,7 @@ def section(page: str, name: str) -> str:
 def test_images_that_are_gone_are_named(run: Path, image_folder: Path):
     for path in (image_folder / "disc").iterdir():
         path.rename(path.with_stem(f"{path.stem}_b"))
-    with pytest.raises(DataError, match=r"predictions\.csv does not fit"):
+    with pytest.raises(DataError, match=r"predictions\.csv no longer matches"):
         rebuild_report(run, device="cpu", display=QUIET)
 
 
@@ -93,7 +93,7 @@ def test_mistakes_that_cannot_be_explained_keep_the_report(run: Path, image_fold
     (image_folder / min(names)).write_bytes(b"broken")
     page = rebuild_report(run, device="cpu", display=QUIET).read_text("utf-8")
     assert 'id="mistakes"' in page
-    assert "The mistakes could not be looked into: Cannot read the image" in page
+    assert "The mistakes could not be examined: Cannot read the image" in page
 
 
 def test_training_keeps_the_features_of_the_final_classifier(image_folder: Path):

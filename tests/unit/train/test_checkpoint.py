@@ -193,7 +193,7 @@ def test_other_settings_are_refused_by_name_unless_forced(
         with pytest.raises(ConfigError, match=fact):
             fit_one(make_learner(loaders), tmp_path, resume=True, **options)
     fit_one(make_learner(quiet=False), tmp_path, rate=2e-3, resume=True, force=True)
-    assert "something differs: learning rates" in capsys.readouterr().out
+    assert "despite differences: learning rates" in capsys.readouterr().out
 
 
 def test_a_damaged_file_is_refused_and_a_missing_one_begins(make_learner: Any, tmp_path: Path):
@@ -249,7 +249,7 @@ def test_a_full_disk_costs_no_fit_and_no_file(make_learner: Any, tmp_path: Path,
         warnings.simplefilter("always")
         assert train(folder, full_from=8) == whole
     said = [str(each.message) for each in shown]
-    assert sum("state of training after step" in text for text in said) == 5  # 9, 10, 12, 14, 15
+    assert sum("checkpoint after step" in text for text in said) == 5  # 9, 10, 12, 14, 15
     for fact in ("after epoch 1 were not saved", "history.csv", "history.jsonl"):
         assert any(fact in text and "File too large" in text for text in said)
     assert f"An earlier one is in {folder / 'checkpoint.safetensors'}" in said[-1]
@@ -314,7 +314,7 @@ def test_the_optimiser_is_loaded_on_request_or_starts_afresh_with_a_warning(
     assert learner.opt is None
     learner.fit(1, 1e-2)
     learner.freeze()
-    with pytest.warns(UserWarning, match="of other parameters.*The weights are loaded"):
+    with pytest.warns(UserWarning, match="for other parameters.*The weights are loaded"):
         learner.load("all")
     assert same(learner, expected)
     learner.fit(1, 1e-2)  # the head, with a new optimiser

@@ -221,7 +221,7 @@ def test_loss_that_is_not_finite_ends_the_run_without_an_error(make_learner: Any
     assert math.isnan(curve.losses[-1])
     found = suggest(curve, (minimum, valley))
     assert all(math.isnan(rate) for rate in found)
-    assert "5 losses 0" in found.note
+    assert "0 of 5 losses" in found.note
 
 
 def test_only_callbacks_that_change_batches_take_part(make_learner: Any):

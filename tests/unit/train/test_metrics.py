@@ -86,7 +86,7 @@ def test_top_k_counts_the_first_of_equal_scores():
     equal = torch.zeros(3, 4)
     assert top_k_accuracy(equal, torch.tensor([0, 1, 2]), k=2).item() == pytest.approx(2 / 3)
     for k in (0, 4, -1):
-        with pytest.raises(ConfigError, match=rf"1\.\.3.*k={k}"):
+        with pytest.raises(ConfigError, match=rf"from 1 to .*3.*k={k}"):
             top_k_accuracy(LOGITS, TARGETS, k=k)
 
 
@@ -170,8 +170,8 @@ def test_outputs_and_targets_that_do_not_fit_are_refused():
         (error_rate, LABEL_LOGITS, LABELS, r"\(6, 4\)"),
         (partial(top_k_accuracy, k=2), LABEL_LOGITS, LABELS, r"\(6, 4\)"),
         (F1Score(average="binary"), LOGITS, TARGETS, "binary.*3 classes"),
-        (F1Score(labels=[3]), LOGITS, TARGETS, r"0\.\.2.*\[3\]"),
-        (F1Score(), LOGITS, TARGETS.masked_fill(TARGETS == 2, 7), r"0\.\.2.*0 to 7"),
+        (F1Score(labels=[3]), LOGITS, TARGETS, r"from 0 to 2.*\[3\]"),
+        (F1Score(), LOGITS, TARGETS.masked_fill(TARGETS == 2, 7), r"from 0 to 2.*0 to 7"),
         (F1ScoreMulti(), LABEL_LOGITS, LABELS[:, 0], r"\(6, 4\).*\(6,\)"),
         (F1ScoreMulti(labels=[4]), LABEL_LOGITS, LABELS, r"0\.\.3.*\[4\]"),
         (RocAucBinary(), LOGITS, TARGETS, r"RocAucBinary.*\(12, 3\)"),

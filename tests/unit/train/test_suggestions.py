@@ -161,7 +161,7 @@ def test_short_curve_suggests_nan_and_says_why():
     found = suggest(finder_curve("real_head_after_training"), (*READINGS,))
     assert all(math.isnan(rate) for rate in found)
     assert all(math.isnan(x) for dot in found.dots.values() for x in dot)
-    assert "13 losses 0" in found.note
+    assert "0 of 13 losses" in found.note
     assert all(function.__name__ in found.note for function in READINGS)
     assert "more steps" in found.note
 

@@ -130,7 +130,7 @@ class ImageCache:
                 f"There is no cache mode {mode!r}. Use one of {', '.join(get_args(CacheMode))}."
             )
         if budget_bytes is not None and budget_bytes < 0:
-            raise ConfigError(f"budget_bytes is at least 0. Received: {budget_bytes}")
+            raise ConfigError(f"budget_bytes must be at least 0. Received: {budget_bytes}")
         self.mode: CacheMode = mode
         self._expected_bytes = expected_bytes
         self._store = _open_store(
@@ -159,7 +159,7 @@ class ImageCache:
             "" if self._expected_bytes is None else f" ({shown_bytes(self._expected_bytes)} needed)"
         )
         if self._store is None:
-            why = f", no room{expected}" if self.mode == "auto" else ""
+            why = f", not enough room{expected}" if self.mode == "auto" else ""
             return f"cache {self.mode}{why}: every image is decoded each time"
         return (
             f"cache {self.mode}: {self._store.describe()} "

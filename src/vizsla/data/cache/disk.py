@@ -66,7 +66,7 @@ def disk_use(folder: Path) -> DiskUse:
         return _use(folder)
     except OSError as error:
         raise OutputError(
-            f"Cannot look into the cache {folder}: {error.strerror}. Set VIZSLA_HOME to another folder."
+            f"Cannot read the cache {folder}: {error.strerror}. Set VIZSLA_HOME to another folder."
         ) from error
 
 
@@ -96,7 +96,7 @@ def clear_disk_cache(folder: Path) -> DiskUse:
                 inner.rmdir()
     except OSError as error:
         raise OutputError(
-            f"Cannot clear the cache {folder}: {error.strerror}. Remove the folder by hand."
+            f"Cannot clear the cache {folder}: {error.strerror}. Delete the folder yourself."
         ) from error
     return before
 
@@ -115,8 +115,8 @@ class DiskStore:
             use = _use(folder)
         except OSError as error:
             raise OutputError(
-                f"Cannot keep images in the folder {folder}: {error.strerror}. Set VIZSLA_HOME to another folder, "
-                "or choose another cache mode than disk."
+                f"Cannot cache images in the folder {folder}: {error.strerror}. Set VIZSLA_HOME to another "
+                "folder, or choose a cache mode other than disk."
             ) from error
         self.budget_bytes = use.budget_bytes if budget_bytes is None else budget_bytes
         # Others may add images between two of our looks into the folder.
@@ -163,9 +163,9 @@ class DiskStore:
 
     def describe(self) -> str:
         """Return how many images and bytes are kept, and where, and what went wrong."""
-        notes = f", {self._num_damaged} damaged ones made again" if self._num_damaged else ""
+        notes = f", {self._num_damaged} damaged ones rebuilt" if self._num_damaged else ""
         if self._trouble:
-            notes += f", no more are stored: {self._trouble}"
+            notes += f", storing stopped: {self._trouble}"
         return f"{self._num_images} images, {self._used_bytes / 1e6:.1f} MB on disk in {self.folder}{notes}"
 
     def _store(self, key: ImageKey, pixels: Pixels) -> None:

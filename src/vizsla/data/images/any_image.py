@@ -99,15 +99,16 @@ def _decoded(text: str) -> bytes | None:
     if url is not None:
         if not url[1].lower().endswith(";base64"):
             raise PictureError(
-                f"The data URL of an image begins with data:image/...;base64, as no other encoding is read. Received: {text[:60]!r}"
+                "The data URL of an image must begin with data:image/...;base64, the only encoding that is "
+                f"supported. Received: {text[:60]!r}"
             )
         body = unquote(text[url.end() :])
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise PictureError(
-            f"The text of {len(text):,} characters that begins with {text[:30]!r} is not whole base64: {error}. "
-            "Encode the bytes of the image file again."
+            f"The text of {len(text):,} characters that begins with {text[:30]!r} is not complete base64: "
+            f"{error}. Encode the bytes of the image file again."
         ) from error
 
 
@@ -117,15 +118,15 @@ def _from_array(pixels: NDArray[Any]) -> Image.Image:
     is_float = np.issubdtype(pixels.dtype, np.floating)
     if not is_image or 0 in pixels.shape or not (is_float or pixels.dtype == np.uint8):
         raise PictureError(
-            "An image's values are uint8 0-255 or float 0-1, of shape (height, width) or (height, width, 1, 3 or 4); "
-            f"a tensor's channels come first. Received: {pixels.dtype} of shape {pixels.shape}"
+            "Pixel values must be uint8 0-255 or float 0-1, of shape (height, width) or (height, width, 1, 3 or "
+            f"4); a tensor's channels come first. Received: {pixels.dtype} of shape {pixels.shape}"
         )
     if is_float:
         low, high = float(pixels.min()), float(pixels.max())
         if not 0 <= low <= high <= 1:
             raise PictureError(
-                "An image of floats has values 0 to 1; bring them there, or convert 0 to 255 to uint8. "
-                f"Received: values from {low:g} to {high:g}"
+                "Float images must have values from 0 to 1: scale them, or convert values from 0 to 255 to "
+                f"uint8. Received: values from {low:g} to {high:g}"
             )
         pixels = np.rint(pixels * 255).astype(np.uint8)
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)

@@ -54,7 +54,7 @@ def check_bit_depth(bit_depth: int | None) -> int | None:
     """Return a depth that 16-bit images can use, or None; raise a ConfigError for anything else."""
     if bit_depth is None or (type(bit_depth) is int and 8 <= bit_depth <= FULL_DEPTH):
         return bit_depth
-    raise ConfigError(f"bit_depth is a whole number of bits from 8 to 16. Received: {bit_depth!r}")
+    raise ConfigError(f"bit_depth must be a whole number from 8 to 16. Received: {bit_depth!r}")
 
 
 def decide_bit_depth(maxima: Mapping[str, int]) -> int:
@@ -70,10 +70,12 @@ def decide_bit_depth(maxima: Mapping[str, int]) -> int:
     if len(dark) < _DARK_SHARE * len(used) or not dark:
         return depth
     raise DataError(
-        f"The 16-bit images may be of different depths: the values of {len(dark)} of {counted(len(used), 'image')} reach at "
-        f"most {max(used[path] for path in dark):,}, those of others {largest:,}. The former would be almost black:\n"
+        f"The 16-bit images seem to have different bit depths: values in {len(dark)} of "
+        f"{counted(len(used), 'image')} reach at most {max(used[path] for path in dark):,}, in others up to "
+        f"{largest:,}. The first group would be almost black:\n"
         f"{listed([quoted(path) for path in dark])}\n"
-        f"If they are dark, state the depth of all: --bit-depth {depth} (bit_depth={depth}). If not, convert them first."
+        f"If these images really are dark, give the bit depth of all images: --bit-depth {depth} "
+        f"(bit_depth={depth}). If not, convert them first."
     )
 
 
@@ -86,9 +88,9 @@ def scaled_to_bytes(values: NDArray[Any], *, white: float) -> NDArray[np.uint8]:
     """Return values from 0 to ``white``, of any shape, as uint8 from 0 to 255; raise an UnsupportedError for others."""
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= white:
-        cure = "; say how many bits the images use (--bit-depth, bit_depth)" if 255 <= white < high <= _WHITE else ""  # fmt: skip
+        cure = "; give the bit depth of the images (--bit-depth, bit_depth)" if 255 <= white < high <= _WHITE else ""  # fmt: skip
         raise UnsupportedError(
-            f"its values go from {low:g} to {high:g}, only 0 to {white:g} have a known meaning{cure}"
+            f"its values range from {low:g} to {high:g}, but only 0 to {white:g} is supported{cure}"
         )
     narrow = np.empty(values.shape, dtype=np.uint8)
     for start in range(0, len(values), _WIDE_ROWS):  # At once, 50 million values took 1.3 GB.

@@ -51,11 +51,11 @@ def missing_part(image: Image.Image, data: bytes) -> str:
     try:
         frame = _frame(data)
         if frame.marker == _PROGRESSIVE and _lacks_scans(data, frame):
-            return "it is coarse, because the file lacks its last scans"
+            return "it is coarse because the last scans of the file are missing"
         share = _filled_share(data, frame) if image.info[_SIGN] else 0
     except (OSError, SyntaxError, LookupError, ValueError):
         return ""  # It was decoded, but is built as no file of the usual programs.
-    return f"its last {share:.0%} are grey, because the file ended early" if share else ""
+    return f"its last {share:.0%} is grey because the file ends early" if share else ""
 
 
 def _filled_share(data: bytes, frame: _Frame) -> float:

@@ -104,7 +104,7 @@ def decode_image(
         ConfigError: ``truncated`` or ``bit_depth`` is something else.
     """
     if truncated not in get_args(Truncated):
-        raise ConfigError(f"truncated is 'strict' or 'ok'. Received: {truncated!r}")
+        raise ConfigError(f"truncated must be 'strict' or 'ok'. Received: {truncated!r}")
     check_bit_depth(bit_depth)
     try:
         data = _bytes_of(source) if data is None else data
@@ -207,7 +207,7 @@ def to_rgb(image: Image.Image, *, bit_depth: int | None = None) -> Image.Image:
 
 def _error(source: Path | str | bytes, failure: UnreadableError) -> PictureError:
     return PictureError(
-        f"Cannot read the image {source_name(source)}: {failure}. Replace the file or leave it out.",
+        f"Cannot read the image {source_name(source)}: {failure}. Replace or remove the file.",
         kind=failure.kind,
     )
 

@@ -52,7 +52,7 @@ def decoded_pixels(data: bytes, *, max_pixels: int) -> int:
         (height, width), decoded, what = count(data)
     except (_DamagedError, struct.error, IndexError) as error:
         if kind in _HAS_HIDDEN_SIZES:
-            raise TooCostlyError("its header does not say what decoding takes") from error
+            raise TooCostlyError("its header does not give the size to decode") from error
         return 0
     pixels = max(decoded, width * height)
     if what and pixels > max(_MOST_PIXELS_TO_CLAIMED * width * height, _USUAL_TILE_PIXELS):

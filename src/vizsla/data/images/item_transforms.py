@@ -91,7 +91,9 @@ class FlipItem(RandomFlip):
 
 @dataclass(frozen=True, slots=True)
 class DihedralItem(RandomFlip):
-    """Applies one of the 8 symmetries of the square, each image of an epoch independently; for images without up and down.
+    """Applies one of the 8 symmetries of the square, each image of an epoch independently.
+
+    For images without a natural orientation.
 
     Half of the symmetries swap the sides, so it needs a square size. Called on an image it acts at once, with numbers from
     torch's default generator.
@@ -225,10 +227,9 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     together = not places or places[-1] - places[0] == len(places) - 1
     if not together or not usable:
         raise ConfigError(
-            "item_tfms is one Resize, as in Resize(460), or another of RandomResizedCrop, RandomCrop, CropPad and "
-            "RatioResize, or a list with them (several one after the other, nothing between them), FlipItem or DihedralItem, "
-            "functions of uint8 arrays, and Transform. "
-            f"Received: {item_tfms!r}"
+            "item_tfms must be one Resize, such as Resize(460), or a list. A list may hold Resize, "
+            "RandomResizedCrop, RandomCrop, CropPad and RatioResize (next to one another), FlipItem or "
+            f"DihedralItem, functions of uint8 arrays, and Transform. Received: {item_tfms!r}"
         )
     for one in transforms:
         if isinstance(one, OwnTransform):
@@ -245,8 +246,8 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     turns = any(isinstance(one, DihedralItem) for one in after)
     if turns and size is not None and size[0] != size[1]:
         raise ConfigError(
-            f"DihedralItem turns images by 90 degrees and needs a square size. Received: {sizing!r}. "
-            "Use a square, or FlipItem."
+            f"DihedralItem rotates images by 90 degrees, so it needs a square size. Received: {sizing!r}. Use a "
+            "square, or FlipItem."
         )
     return ItemPipeline(
         before=tuple(sorted(first, key=_order)),
@@ -298,7 +299,8 @@ def run_functions(
         except Exception as error:
             raise ConfigError(
                 f"The item transform {function_name(function)} failed on the image {name}: "
-                f"{type(error).__name__}: {error}. It was given uint8 values of shape {pixels.shape}; correct it, or leave it out."
+                f"{type(error).__name__}: {error}. It was given uint8 values of shape {pixels.shape}; correct the "
+                "function, or remove it."
             ) from error
         is_array = isinstance(result, np.ndarray)
         is_image = is_array and result.dtype == np.uint8 and result.ndim == 3

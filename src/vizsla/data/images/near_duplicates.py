@@ -151,8 +151,8 @@ def _writing() -> Generator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"Looking for near duplicates keeps 4 KB of each image in a temporary file below {tempfile.gettempdir()}: "
-            f"{error.strerror}. Make room there, or set TMPDIR to another folder."
+            "The search for near duplicates needs 4 KB per image in a temporary file under "
+            f"{tempfile.gettempdir()}: {error.strerror}. Free some space, or set TMPDIR to another folder."
         ) from error
 
 
@@ -190,12 +190,12 @@ def find_near_duplicates(
             return find_near_duplicates(table, rows, features, greys=greys)
     if len(greys) != len(rows):
         raise ConfigError(
-            f"greys has an image for each of the {len(rows)} rows. Received: {len(greys)}"
+            f"greys must have one image for each of the {len(rows)} rows. Received: {len(greys)}"
         )
     if features is not None and (features.ndim != 2 or len(features) != len(rows)):
         raise ConfigError(
-            f"features has one row for each of the {len(rows)} rows: ({len(rows)}, D). "
-            f"Received: shape {tuple(features.shape)}"
+            f"features must have one row for each of the {len(rows)} rows: ({len(rows)}, D). Received: shape "
+            f"{tuple(features.shape)}"
         )
     rows, order = rows.sort()
     features = None if features is None else features[order]

@@ -181,8 +181,8 @@ class ImageReader:
         elif largest < ALMOST_BLACK and not self._has_warned:
             self._has_warned = True
             warnings.warn(
-                f"The 16-bit image {source_name(source)} has values up to {largest:,} and is scaled by 65,535: it is almost "
-                "black. If such images use fewer bits, say how many: bit_depth=12.",
+                f"The 16-bit image {source_name(source)} has values up to {largest:,}, but is scaled by 65,535, "
+                "which makes it almost black. If such images use fewer bits, give the number: bit_depth=12.",
                 stacklevel=2,
             )
 

@@ -16,7 +16,7 @@ from vizsla.errors import PictureKind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TRUNCATED = "the file is truncated, it ends before the image does"
+TRUNCATED = "the file is truncated (it ends before the image is complete)"
 
 NOT_AN_IMAGE: PictureKind = "not an image"
 DAMAGED: PictureKind = "damaged"
@@ -88,7 +88,7 @@ def refused_data(data: bytes, error: Exception) -> UnreadableError:
     """Return why an image that has a known beginning was not decoded; ``error`` is what Pillow raised."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError):
-        return UnreadableError("it needs more memory than there is")
+        return UnreadableError("decoding it needs more memory than is available")
     unsupported = _unsupported_jpeg(data) or _unsupported_tiff(data, error)
     if unsupported:
         return UnreadableError(unsupported, UNSUPPORTED)

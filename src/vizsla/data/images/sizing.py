@@ -130,9 +130,10 @@ class Sizing(ABC):
 
 @dataclass(frozen=True, slots=True, init=False)
 class Resize(Sizing):
-    """Brings images of all sizes to one size; small ones are enlarged.
+    """Resizes images of all sizes to one size; smaller images are enlarged.
 
-    The boxes are those of fastai's ``Resize``, in integer arithmetic: no pixel is lost to rounding. Training with ``"crop"``
+    The boxes are those of fastai's ``Resize``, computed with integers, so no pixel is lost to rounding. Training with
+    ``"crop"``
     keeps a strip: the image scaled so that a window of ``size`` spans it one way and slides the other way.
 
     Args:
@@ -168,7 +169,9 @@ class Resize(Sizing):
         _check_word("Resize", "method", method, get_args(ResizeMethod))
         _check_word("Resize", "pad_mode", pad_mode, get_args(PadMode))
         if not 1 <= reducing_gap < math.inf:
-            raise ConfigError(f"reducing_gap is a number from 1 on. Received: {reducing_gap!r}")
+            raise ConfigError(
+                f"reducing_gap must be a number of at least 1. Received: {reducing_gap!r}"
+            )
         object.__setattr__(self, "size", as_size(size))
         object.__setattr__(self, "method", str(method))
         object.__setattr__(self, "pad_mode", str(pad_mode))
@@ -247,17 +250,18 @@ class Resize(Sizing):
 
 @dataclass(frozen=True, slots=True, init=False)
 class RandomResizedCrop(Sizing):
-    """Takes a random part of each image, of random area and shape, and scales it to one size; another part each epoch.
+    """Crops a random part of each image, with random area and shape, and resizes it; a different part in each epoch.
 
-    Validation sees the middle: the image is scaled to a little more than ``size`` and its edge cut off, its shape kept.
+    Validation takes the centre: the image is resized to a little more than ``size``, keeping its shape, and the edges are
+    cropped.
     (fastai squashes the whole image into the target's shape there, which shows the network shapes it never learned.)
 
     Args:
         size: Pixels, one number for a square or ``(height, width)``.
         min_scale: Smallest area of the part, as a share of the image's.
         ratio: Smallest and largest width / height of the part.
-        val_xtra: What validation scales the image up by before the edge is cut off, as a share of the longer side of
-            ``size``; rounded up to a multiple of 8 pixels.
+        val_xtra: In validation, extra size before the edges are cropped, as a share of the longer side of ``size``; rounded
+            up to a multiple of 8 pixels.
         max_scale: Largest area of the part.
 
     Raises:
@@ -285,13 +289,15 @@ class RandomResizedCrop(Sizing):
     ) -> None:
         if not 0 < min_scale <= max_scale <= 1:
             raise ConfigError(
-                "0 < min_scale <= max_scale <= 1 are shares of the image's area. "
+                "min_scale and max_scale are shares of the image's area: 0 < min_scale <= max_scale <= 1. "
                 f"Received: min_scale={min_scale!r}, max_scale={max_scale!r}"
             )
         if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
-            raise ConfigError(f"ratio is (smallest, largest) width / height. Received: {ratio!r}")
+            raise ConfigError(
+                f"ratio must be (smallest, largest) width / height, with smallest above 0. Received: {ratio!r}"
+            )
         if not 0 <= val_xtra <= 1:
-            raise ConfigError(f"val_xtra is a share from 0 to 1. Received: {val_xtra!r}")
+            raise ConfigError(f"val_xtra must be from 0 to 1. Received: {val_xtra!r}")
         object.__setattr__(self, "size", as_size(size))
         object.__setattr__(self, "min_scale", float(min_scale))
         object.__setattr__(self, "ratio", (float(ratio[0]), float(ratio[1])))
@@ -346,14 +352,14 @@ class RandomResizedCrop(Sizing):
 
 @dataclass(frozen=True, slots=True, init=False)
 class CropPad(Sizing):
-    """Cuts the middle out of each image without scaling it; what is too small is padded.
+    """Crops the centre of each image without resizing; smaller images are padded.
 
     Args:
         size: Pixels, one number for a square or ``(height, width)``.
         pad_mode: What is added: ``"zeros"`` (black), ``"border"`` pixels repeated, or ``"reflection"``.
 
     Raises:
-        ConfigError: One of the arguments is none of these.
+        ConfigError: An argument has another value.
     """
 
     size: Size
@@ -371,7 +377,7 @@ class CropPad(Sizing):
 
 @dataclass(frozen=True, slots=True, init=False)
 class RandomCrop(Sizing):
-    """Cuts a part out of each image without scaling it, in validation the middle; what is too small is padded with black.
+    """Crops a random part of each image without resizing, in validation the centre; smaller images are padded with black.
 
     Args:
         size: Pixels, one number for a square or ``(height, width)``.
@@ -437,9 +443,9 @@ class Chain(Sizing):
 
 @dataclass(frozen=True, slots=True)
 class RatioResize(Sizing):
-    """Scales each image so that its longer side has ``max_sz`` pixels; images keep their shapes.
+    """Resizes each image so that its longer side has ``max_sz`` pixels; images keep their shapes.
 
-    This is for batches of one image, or for images of one shape: other batches are refused.
+    For batches of one image, or images of the same shape; other batches are refused.
 
     Args:
         max_sz: Pixels of the longer side.

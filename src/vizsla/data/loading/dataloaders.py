@@ -103,15 +103,14 @@ def check_loader_options(
     names = known.__annotations__
     for name in options:
         if name not in names:
-            how = " The size of images is item_tfms=Resize(...)." if name == "size" else ""
-            raise TypeError(
-                f"There is no option {name!r} of loaders.{how} There are: {', '.join(names)}"
-            )
+            how = " To set the image size, use item_tfms=Resize(...)." if name == "size" else ""
+            raise TypeError(f"Loaders have no option {name!r}.{how} Options: {', '.join(names)}")
     for name in ("shuffle", "shuffle_train"):
         if options.get(name, True) is not True:
             raise ConfigError(
-                "Training images are always shuffled, in an order that follows from the seed. "
-                f"Received: {name}={options.get(name)!r}. Leave it out; for a fixed order use the validation loader."
+                "Training images are always shuffled, in an order set by the seed. Received: "
+                f"{name}={options.get(name)!r}. Leave this option out; for a fixed order use the validation "
+                "loader."
             )
     item_pipeline(item_tfms)
 
@@ -156,9 +155,9 @@ class DataLoader:
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
-            start: Number of batches to leave out at the beginning; the others are the same as without it, bit for bit.
-            share: (rank, world): of every batch only the share of one of several processes, see ``ImageLoader.batches``.
-            augmenting: Entered while a batch is augmented, to measure the time that takes.
+            start: Number of batches to skip at the beginning; the others do not change, bit for bit.
+            share: (rank, world): of every batch, only the part for one of several processes, see ``ImageLoader.batches``.
+            augmenting: A context manager entered while a batch is augmented, to measure the time.
 
         Yields:
             Images float32 ``(B, 3, H, W)`` with values 0-1, channels-last, on the device.
@@ -193,10 +192,10 @@ class DataLoader:
                 yield replace(batch, images=images)
 
     def one_batch(self, *, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return one batch for looking at, and read no other.
+        """Return one batch to look at, without reading others.
 
         Args:
-            epoch: The first batch of this epoch, from 0; None takes the next epoch at each call, so that training images
+            epoch: Return the first batch of this epoch, from 0; None takes the next epoch at each call, so training images
                 look different each time.
 
         Returns:
@@ -215,7 +214,7 @@ class DataLoader:
             plan = chosen_plan(self, num_batches=1)
         for batch in self.read_plan(plan, epoch=epoch):
             return dressed(batch, loader=self)
-        raise DataError("There is no batch to show: this loader was given no images.")
+        raise DataError("There is no batch to show: this loader has no images.")
 
     @property
     def n(self) -> int:
@@ -254,7 +253,7 @@ class DataLoader:
 
     @property
     def get_idxs(self) -> Callable[[], Iterable[int]]:
-        """A function that gives the positions that come up in an epoch; set another one to choose them.
+        """A function that returns the positions of an epoch's images; replace it to choose them.
 
         It may be endless (``Inf.ones`` for always the second image): an epoch stays as long as it was.
         """
@@ -274,18 +273,19 @@ class DataLoader:
         Args:
             bs: Images in a batch; None keeps it.
             shuffle: False gives the images in order, prepared as in validation; True and None keep the loader's own way.
-            drop_last: Leave out a last batch that is not full; None keeps what is done.
+            drop_last: Drop a last batch that is not full; None keeps the current setting.
 
         Raises:
-            ConfigError: The batch would be empty, or validation images are to be shuffled.
+            ConfigError: The batch would be empty, or shuffling was asked for validation images.
         """
         made = copy.copy(self)
         made.loader = loader = copy.copy(self.loader)
         if bs is not None and bs < 1:
-            raise ConfigError(f"bs is at least 1. Received: bs={bs!r}")
+            raise ConfigError(f"bs must be at least 1. Received: bs={bs!r}")
         if shuffle and not loader.training:
             raise ConfigError(
-                "Validation images come in order. Received: shuffle=True. To look at others, take learn.show_results()."
+                "Validation images are always in order. Received: shuffle=True. To see a random selection, use "
+                "learn.show_results()."
             )
         loader.batch_size = loader.batch_size if bs is None else bs
         loader.training = loader.training and shuffle is not False
@@ -293,7 +293,7 @@ class DataLoader:
         return made
 
     def next_look(self) -> int:
-        """Return the epoch to look at next: another one at each call."""
+        """Return the next epoch to look at: a different one at each call."""
         self._num_looks += 1
         return self._num_looks - 1
 
@@ -366,7 +366,7 @@ class DataLoader:
         *,
         cmap: str | None = None,  # noqa: ARG002 (see below)
     ) -> L[Any] | None:
-        """Draw the images of a batch with their labels, in a new figure.
+        """Show the images of a batch with their labels, in a new figure.
 
         Args:
             b: The batch, (images, labels); None takes the next one.
@@ -374,7 +374,7 @@ class DataLoader:
             nrows: Rows; None follows from the rest.
             ncols: Columns; None follows from the rest.
             figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
-            unique: Show one image several times, as different epochs of training see it.
+            unique: Show one image several times, as different training epochs would see it.
             show: False draws nothing and returns what would be drawn, as from ``decode_batch``.
             cmap: Changes nothing: grey images are drawn grey.
 
@@ -422,22 +422,22 @@ class DataLoaders:
         transforms: Augmentations, as ``aug_transforms`` returns them.
         size: ``(height, width)`` that the network sees; None follows the transforms, else ``resize``.
         batch_size: Images in a training batch.
-        valid_batch_size: Images in a batch otherwise; None is ``batch_size``.
-        seed: Order, crops and augmentation depend on it, on the epoch and the row alone.
+        valid_batch_size: Images in all other batches; None is ``batch_size``.
+        seed: Order, crops and augmentation depend only on the seed, the epoch and the row.
         num_workers: Threads that read images; ``"auto"`` is one for each core, 0 reads in the caller's thread.
         device: Where batches go; None is ``default_device()``.
         cache: Keeps images once read; None is one in mode ``"auto"``, which uses the memory and disk that are free.
         truncated: What to do about JPEGs that end too early, see ``decode_image``.
         balance: As in ``LoaderOptions``; the attribute says what is done.
-        weights: How often each training row comes up, in proportion, ``(T,)``; instead of ``balance="sample"``.
-        bit_depth: How many bits the values of 16-bit files use, 8 to 16, for all images and the exported model; None is that
-            of the table, else decided by a sample of its images, which a warning tells where they are fewer than 16.
+        weights: Relative frequency of each training row, ``(T,)``; instead of ``balance="sample"``.
+        bit_depth: How many bits the values of 16-bit files use, 8 to 16, for all images and the exported model; None is
+            that of the table, or else estimated from a sample of its images, with a warning if below 16.
 
     Attributes:
         path: Folder that learners save and export to: that of the data, or of ``DataBlock.dataloaders`` its ``path``.
 
     Raises:
-        ConfigError: A number is out of range, or the images cannot be drawn as asked.
+        ConfigError: A number is out of range, or the images cannot be sampled as asked.
         DataError: A row of a split is outside of the table, or 16-bit images may use different numbers of bits.
     """
 
@@ -463,7 +463,8 @@ class DataLoaders:
             bit_depth = guess_bit_depth(table)
             if bit_depth is not None and bit_depth < FULL_DEPTH:
                 warnings.warn(
-                    f"{bit_depth_line(bit_depth)}. That is decided by a sample; if it is wrong, say so: bit_depth=16.",
+                    f"{bit_depth_line(bit_depth)}. This was estimated from a sample; if it is wrong, set it: "
+                    "bit_depth=16.",
                     stacklevel=2,
                 )
         if bit_depth is not None:
@@ -547,8 +548,9 @@ class DataLoaders:
         """
         if not (hasattr(train, "joined") and hasattr(valid, "joined")):
             raise ConfigError(
-                "from_dsets takes two sets of one Datasets, such as dsets.train and dsets.valid. For images and labels that your own "
-                f"code gives, write a DataBlock. Received: {type(train).__name__}, {type(valid).__name__}"
+                "from_dsets takes the two sets of one Datasets, dsets.train and dsets.valid. For images and "
+                f"labels from your own code, write a DataBlock. Received: {type(train).__name__}, "
+                f"{type(valid).__name__}"
             )
         return train.joined(valid).dataloaders(path=path, **options)
 
@@ -613,7 +615,7 @@ class DataLoaders:
         return self._loader(self.table if table is None else table, rows, training=training)
 
     def to(self, device: torch.device | str) -> DataLoaders:
-        """Give batches on another device from now on, and return these loaders."""
+        """Move batches to another device from now on, and return these loaders."""
         self.device = torch.device(device)
         for loader in self:
             loader.loader.device = self.device
@@ -636,13 +638,13 @@ class DataLoaders:
         Args:
             items: Image files, or images in memory (Pillow, array, tensor, bytes of a file), which are kept as files as long as the
                 loader; rows, or a DataFrame with a column of paths; or items as the ``DataBlock`` takes them that made the loaders.
-            with_labels: Find their labels as those of the training images were found: by folder, expression, function or column.
-                Where labels were given as a list, each item is a pair (path, label), or an image of that list.
+            with_labels: Label the images in the same way as the training images: by folder, regular expression, function or
+                column. If those had a list of labels, each item must be a pair (path, label), or an image of that list.
             bs: Images in a batch; None is that of validation.
             num_workers: Threads that read ahead; None is as in training.
             device: Where batches go; None is that of the loaders.
             drop_last: Leave out a last batch that is not full.
-            shuffle: Only False: predictions come in the order of the items.
+            shuffle: Must be False: predictions are in the order of the items.
             rm_type_tfms: Not needed, images in memory are recognised.
 
         Raises:
@@ -651,10 +653,13 @@ class DataLoaders:
         """
         if shuffle:
             raise ConfigError(
-                f"test_dl keeps the order of its items, so that predictions fit them. Received: shuffle={shuffle!r}. Leave it out."
+                "test_dl keeps the order of its items, so that predictions match them. Received: "
+                f"shuffle={shuffle!r}. Leave it out."
             )
         if bs is not None and (not isinstance(bs, int) or bs < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f"bs, the images in a batch, is at least 1. Received: bs={bs!r}")
+            raise ConfigError(
+                f"bs, the number of images in a batch, must be at least 1. Received: bs={bs!r}"
+            )
         frame: Any = [items] if isinstance(items, str | Path) else items
         if not isinstance(frame, Iterable):
             raise ConfigError(
@@ -745,7 +750,7 @@ class DataLoaders:
 
     @property
     def n_inp(self) -> int:
-        """Number of things that go into the network: 1, the image."""
+        """Number of inputs of the network: 1, the image."""
         return 1
 
     @property
@@ -829,7 +834,7 @@ class DataLoaders:
         event: str,
         loaders: Sequence[int | DataLoader] | None = None,
     ) -> DataLoaders:
-        """Add transforms to those that are there, and return these loaders.
+        """Add transforms to the existing ones, and return these loaders.
 
         Args:
             tfms: Batch transforms for ``"after_batch"``, item transforms for ``"after_item"``.

@@ -381,7 +381,7 @@ class ImageLoader:
         memory: Blocks | None = None,
     ) -> None:
         if batch_size < 1:
-            raise ConfigError(f"batch_size is at least 1. Received: batch_size={batch_size}")
+            raise ConfigError(f"batch_size must be at least 1. Received: batch_size={batch_size}")
         share_heaps()
         self.table = table
         self.rows = check_rows(rows, count=len(table.paths))
@@ -410,7 +410,8 @@ class ImageLoader:
         check_share(share)
         if not 0 <= start <= len(self):
             raise ConfigError(
-                f"start is a number of batches, from 0 to the {len(self)} of an epoch. Received: start={start}"
+                f"start must be a batch number from 0 to {len(self)}, the batches in an epoch. Received: "
+                f"start={start}"
             )
         turns = self._order(epoch)
         batches = torch.split(turns, self.batch_size)[: len(self)] if len(turns) else ()
@@ -537,15 +538,16 @@ class ImageLoader:
             for shape, row in islice(first_of.items(), 4)
         )
         return DataError(
-            f"The images of a batch must have one size, and these {len(batch.rows)} have {len(first_of)} different "
-            f"ones (height x width): {shown}{'; ...' if len(first_of) > 4 else ''}. add item_tfms=Resize(...)"
+            f"The images of a batch must have the same size, but these {len(batch.rows)} have {len(first_of)} "
+            f"different sizes (height x width): {shown}{'; ...' if len(first_of) > 4 else ''}; add "
+            "item_tfms=Resize(...)"
         )
 
     def _too_slow(self, batch: PendingBatch, index: int) -> PictureError:
         path = self.table.file(int(batch.rows[index]))
         return PictureError(
-            f"Cannot read the image {source_name(path)}: it took more than {MAX_SECONDS:g} seconds. "
-            "The disk or network share that it lies on may hang; copy the images to a local disk."
+            f"Cannot read the image {source_name(path)}: it took more than {MAX_SECONDS:g} seconds. Its disk or "
+            "network share may be hanging; copy the images to a local disk."
         )
 
 

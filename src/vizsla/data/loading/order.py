@@ -42,8 +42,8 @@ def check_rows(rows: Tensor, *, count: int) -> Tensor:
     rows = rows.to(device="cpu", dtype=torch.int64)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
         raise DataError(
-            f"Rows go from 0 to {count - 1} in this table. "
-            f"Received: rows from {int(rows.min())} to {int(rows.max())}"
+            f"Rows must be from 0 to {count - 1} in this table. Received: rows from {int(rows.min())} to "
+            f"{int(rows.max())}"
         )
     return rows
 
@@ -101,7 +101,7 @@ def check_balance(balance: Balance, targets: Tensor) -> Literal["none", "weights
     """
     if balance not in get_args(Balance):
         raise ConfigError(
-            f"balance is one of {', '.join(get_args(Balance))}. Received: {balance!r}"
+            f"balance must be one of {', '.join(get_args(Balance))}. Received: {balance!r}"
         )
     has_classes = targets.ndim == 1 and not targets.is_floating_point()
     if balance in ("none", "auto"):
@@ -111,8 +111,8 @@ def check_balance(balance: Balance, targets: Tensor) -> Literal["none", "weights
         return AUTO_BALANCE if is_needed else "none"
     if not has_classes:
         raise ConfigError(
-            f"balance={balance!r} gives classes equal parts in training, and these images do not have one class each (targets "
-            f"are {targets.dtype} of shape {tuple(targets.shape)}). Leave it out."
+            f"balance={balance!r} balances classes in training, but these images do not have one class each "
+            f"(targets are {targets.dtype} of shape {tuple(targets.shape)}). Leave it out."
         )
     return balance
 
@@ -128,12 +128,16 @@ def check_weights(weights: Tensor | Sequence[float], *, count: int) -> Tensor:
     found = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
     fits = found.shape == (count,)
     if not fits or not bool(found.isfinite().all()) or bool((found < 0).any()):
-        what = f"shape {tuple(found.shape)}" if not fits else "some that are negative or not finite"
+        what = (
+            f"shape {tuple(found.shape)}" if not fits else "numbers that are negative or not finite"
+        )
         raise ConfigError(
-            f"weights are {count} numbers of at least 0, one for each row. Received: {what}"
+            f"weights must be {count} numbers of at least 0, one for each row. Received: {what}"
         )
     if count and not bool(found.any()):
-        raise ConfigError("All weights are 0, so no image could come up. Give some more.")
+        raise ConfigError(
+            "All weights are 0, so no image can be drawn. Give at least one image a weight above 0."
+        )
     return found
 
 
@@ -142,7 +146,7 @@ def check_share(share: Share) -> None:
     rank, world = share
     if not 0 <= rank < world:
         raise ConfigError(
-            f"share is (rank, world) with rank from 0 to world - 1. Received: share={share!r}"
+            f"share must be (rank, world), with rank from 0 to world - 1. Received: share={share!r}"
         )
 
 

@@ -36,12 +36,7 @@ BLOCK_BYTES = 8 * 2**20
 SHARE_OF_FREE_DISK = 0.25
 _WAITS = (0.2, 1.0)  # Seconds between tries.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-# An expired key of S3 is a "Bad Request" where only the length of a file is asked for.
-_REFUSALS = re.compile(r"credential|forbidden|unauthori[sz]ed|authenticat|access ?denied|token|bad request|\b40[013]\b", re.IGNORECASE)  # fmt: skip
-
-
-class UnreachableError(DataError):
-    """Access to an address was refused, or the network failed: nothing is known to be wrong with the data."""
+_REFUSALS = re.compile(r"credential|forbidden|unauthori[sz]ed|access ?denied|expired ?token|\b40[13]\b", re.IGNORECASE)  # fmt: skip
 
 
 def block_folder() -> Path:
@@ -71,7 +66,7 @@ def facts_at(address: str) -> tuple[int, int]:
     if known is None:
         said = _ask(address, lambda files, path: files.info(path))
         if said.get("type") == "directory" or said.get("size") is None:
-            raise FileNotFoundError(f"{url_of(address)} is no file, or its server does not say how long it is")  # fmt: skip
+            raise FileNotFoundError(f"{url_of(address)} is not a file, or its server does not state its length")  # fmt: skip
         known = _FACTS[address] = _facts(said)
     return known
 
@@ -189,8 +184,8 @@ def _fetch(address: str, start: int, stop: int) -> bytes:
     data = _ask(address, lambda files, path: bytes(files.cat_file(path, start=start, end=stop)))  # pyright: ignore[reportArgumentType] (it is no text)
     if len(data) != stop - start:
         raise DataError(
-            f"{url_of(address)} gave {len(data):,} bytes instead of {stop - start:,}: it has changed, or its server cannot send parts "
-            "of a file. Copy the data, and give their folder."
+            f"{url_of(address)} gave {len(data):,} bytes instead of {stop - start:,}: the file has changed, or "
+            "its server cannot send parts of a file. Download the data, and give its folder."
         )
     return data
 
@@ -212,14 +207,14 @@ def _ask(address: str, question: Callable[[AbstractFileSystem, str], Found]) -> 
                 raise
             said = f"{type(cause).__name__}: {one_line(cause)}"[:300]
             if isinstance(cause, PermissionError) or _REFUSALS.search(said):
-                raise UnreachableError(
-                    f"Access to {url} was refused ({said}). Check the credentials of {protocol}:// on this machine, and start again: "
-                    "train, predict and embed go on with --resume."
+                raise DataError(
+                    f"Access to {url} was refused ({said}). Check this machine's credentials for {protocol}://, "
+                    "then start again; --resume continues training."
                 ) from error
             if wait is None:
-                raise UnreachableError(
-                    f"{url} cannot be read ({said}). Check the address and the network, and start again: train, predict and embed go "
-                    "on with --resume."
+                raise DataError(
+                    f"{url} cannot be read ({said}). Check the address and the network, then start again; "
+                    "--resume continues training."
                 ) from error
             time.sleep(wait)
     raise AssertionError

@@ -70,8 +70,8 @@ class ImageBlock:
     """The input is an image.
 
     Args:
-        cls: The class that notebooks open images with. ``PILImageBW``: batches that a person looks at are grey, ``(B, 1, H, W)``,
-            and so are images for a network of one channel; others get three equal ones.
+        cls: The class that notebooks open images with. With ``PILImageBW`` displayed batches are grey, ``(B, 1, H, W)``,
+            and so is the input of a network with one channel; other networks get three equal channels.
     """
 
     cls: type[Image.Image] | None = field(default=None, repr=False)
@@ -88,7 +88,7 @@ class CategoryBlock:
 
     Args:
         vocab: The classes; their order is kept. ``None`` takes those of the training images.
-        sort: Whether classes that are taken from the images are sorted.
+        sort: Whether to sort classes taken from the images.
         add_na: Whether a class ``"#na#"`` at position 0 takes labels that are not in the vocabulary.
     """
 
@@ -114,7 +114,10 @@ class CategoryBlock:
         found = {texts[position] for position in (*images.train, *images.valid)}
         if len(found) == 1 and None not in found:
             number = counted(len(images.train) + len(images.valid), "image")
-            text = f"There is only one class, {found.pop()!r}, for all {number}. A classifier needs two. {images.advice}"
+            text = (
+                f"There is only one class, {found.pop()!r}, for all {number}. A classifier needs at least two. "
+                f"{images.advice}"
+            )
             only = Problem(kind=LabelError, text=text.rstrip(), spoils_training_only=True)
             class_problems = [only]
         else:
@@ -146,7 +149,7 @@ class MultiCategoryBlock:
         add_na: Whether a class ``"#na#"`` at position 0 takes labels that are not in the vocabulary.
 
     Raises:
-        ConfigError: ``encoded`` and ``add_na`` are both true: zeros and ones name no unknown class.
+        ConfigError: ``encoded`` and ``add_na`` are both true: zeros and ones cannot name an unknown class.
 
     Examples:
         >>> MultiCategoryBlock(vocab=["cloudy", "clear", "water"])
@@ -161,8 +164,8 @@ class MultiCategoryBlock:
     def __post_init__(self) -> None:
         if self.encoded and self.add_na:
             raise ConfigError(
-                "MultiCategoryBlock: with encoded=True every label has its place in the vocabulary, so there is nothing for "
-                "add_na=True to take. Leave one of them out."
+                "MultiCategoryBlock: add_na=True is for labels outside the vocabulary, which cannot occur with "
+                "encoded=True. Leave one of them out."
             )
 
     def table(self, images: LabelledImages) -> ImageTable:
@@ -213,7 +216,7 @@ class MultiCategoryBlock:
         if given:
             return [read_encoded(label, tuple(map(str, given))) for label in images.labels]
         raise ConfigError(
-            "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes of the zeros and ones. "
+            "MultiCategoryBlock(encoded=True) needs vocab, the class names in the order of the zeros and ones. "
             "Received: vocab=None"
         )
 
@@ -237,7 +240,9 @@ class RegressionBlock:
 
     def __post_init__(self) -> None:
         if self.n_out is not None and self.n_out < 1:
-            raise ConfigError(f"RegressionBlock: n_out is at least 1. Received: {self.n_out!r}")
+            raise ConfigError(
+                f"RegressionBlock: n_out must be at least 1. Received: {self.n_out!r}"
+            )
 
     def table(self, images: LabelledImages) -> ImageTable:
         """Return the checked table, as ``CategoryBlock.table`` does; unknown targets are NaN."""
@@ -271,7 +276,7 @@ def _class_names(
 def _say_types(images: LabelledImages, class_type: ClassType | None) -> LabelledImages:
     if class_type is not None:
         return images
-    note = "labels are partly text, whole numbers, or true and false: all are read as text"
+    note = "labels mix text, whole numbers, and true and false, so all are read as text"
     return replace(images, notes=(*images.notes, note))
 
 
@@ -280,7 +285,7 @@ OutputBlock = CategoryBlock | MultiCategoryBlock | RegressionBlock
 
 @dataclass(frozen=True)
 class TransformBlock:
-    """A block by its transforms: those that open an image, or those that make a label what is predicted.
+    """A block defined by transforms: those that open an image, or those that turn a label into a target.
 
     Args:
         type_tfms: Functions of an item. For images the last but those of images is ``PILImage.create``; for labels the last is
@@ -306,7 +311,8 @@ def check_loader_type(dl_type: Any) -> None:
     """Raise a ConfigError for a class of loaders that is not ours."""
     if dl_type not in (None, DataLoader):
         raise ConfigError(
-            f"dl_type is not supported; leave it out. Received: {dl_type!r}. Classes of unequal size: balance='sample'."
+            f"dl_type is not supported; leave it out. Received: {dl_type!r}. For imbalanced classes use "
+            "balance='sample'."
         )
 
 
@@ -335,9 +341,10 @@ def image_steps(transforms: Any) -> tuple[Callable[[Any], Any] | None, ImageBloc
     if place is None:
         names = ", ".join(map(_step_name, steps)) or "nothing"
         raise ConfigError(
-            f"The transforms of the image are {names}; none of them is PILImage.create. Images are read by vizsla: put "
-            "PILImage.create in place of a function of yours that opens them, after those that make the path, and before those that "
-            "change the image. Pairs of images, masks, points, boxes, text and tables are not supported."
+            f"The transforms of the image are {names}; none of them is PILImage.create. vizsla itself reads the "
+            "images: put PILImage.create in place of your own function that opens them, after the functions that "
+            "return the path and before those that change the image. Pairs of images, masks, points, boxes, text "
+            "and tables are not supported."
         )
     path_of = composed(steps[:place]) if place else None
     block = ImageBlock(getattr(openers[place], "__self__", None))
@@ -356,8 +363,8 @@ def label_steps(transforms: Any) -> tuple[list[Callable[[Any], Any]], OutputBloc
     if len(places) != 1 or any(type(one).__name__ != "OneHotEncode" for one in later):
         names = ", ".join(map(_step_name, steps)) or "nothing"
         raise ConfigError(
-            f"The transforms of the label are {names}. One of Categorize(), MultiCategorize(), EncodedMultiCategorize(vocab) and "
-            "RegressionSetup() says what is predicted: put it last (OneHotEncode() may follow)."
+            f"The transforms of the label are {names}. The last must say what is predicted: Categorize(), "
+            "MultiCategorize(), EncodedMultiCategorize(vocab) or RegressionSetup() (OneHotEncode() may follow)."
         )
     return steps[: places[0]], steps[places[0]].output_block()
 
@@ -497,7 +504,7 @@ def _without_empty_cells(label: Any) -> Any:
 
 @dataclass(frozen=True)
 class DataBlock:
-    r"""Describes how to get from a source to labelled images; it can be used on any number of sources.
+    r"""Describes how to turn a source into labelled images; it can be reused for any number of sources.
 
     Args:
         blocks: Input and output, classes or instances: ``ImageBlock``, and ``CategoryBlock``, ``MultiCategoryBlock`` or
@@ -556,20 +563,20 @@ class DataBlock:
         check_loader_type(self.dl_type)
         if self.n_inp != 1:
             raise ConfigError(
-                f"n_inp is 1, the image; other numbers of inputs are not supported. Received: {self.n_inp!r}"
+                f"n_inp must be 1, the image; several inputs are not supported. Received: {self.n_inp!r}"
             )
         if self.getters is not None and len(self.getters) != 2:
             raise ConfigError(
                 f"getters needs 2 functions, one for the image and one for the label. Received: {len(self.getters)}"
             )
         if self.getters is not None and (self.get_x is not None or self.get_y is not None):
-            raise ConfigError("Give either getters or get_x and get_y, not both.")
+            raise ConfigError("Give either getters, or get_x and get_y, not both.")
         for name in ("get_x", "get_y"):
             getter = getattr(self, name)
             if isinstance(getter, list | tuple) and len(getter) != 1:
                 raise ConfigError(
-                    f"{name} needs 1 function, there is one image with one label. Received: {len(getter)}. For several functions, "
-                    f"one after the other: {name}=Pipeline([...])."
+                    f"{name} must be one function, as there is one image with one label. Received: {len(getter)}. "
+                    f"To apply several functions in turn: {name}=Pipeline([...])."
                 )
         check_loader_options({}, self.item_tfms)
 
@@ -602,8 +609,8 @@ class DataBlock:
             ]
             if len(columns) != 2 or len(columns[0]) != len(columns[1]):
                 raise ConfigError(
-                    "DataBlock.from_columns takes images and labels, two lists of one length. "
-                    f"Received: {len(columns)} of length {', '.join(str(len(column)) for column in columns)}"
+                    "DataBlock.from_columns takes images and labels, two lists of the same length. Received: "
+                    f"{len(columns)} of length {', '.join(str(len(column)) for column in columns)}"
                 )
             return list(zip(*columns, strict=True))
 
@@ -621,13 +628,13 @@ class DataBlock:
             path: Folder that paths are shown relative to, where the source is not a folder.
 
         Raises:
-            DataError: Something is wrong with the data; the message names all of it.
+            DataError: Something is wrong with the data; the message lists every problem.
         """
         items: Any = source if self.get_items is None else self.get_items(source)
         if isinstance(items, str | Path):
             raise ConfigError(
-                f"A source must be a list of items when there is no get_items. Received: {quoted(items)}. "
-                "Add get_items=get_image_files."
+                f"Without get_items, the source must be a list of items. Received: {quoted(items)}. Add "
+                "get_items=get_image_files."
             )
         is_frame = hasattr(items, "iterrows")
         items = items if is_frame else list(items)
@@ -670,7 +677,7 @@ class DataBlock:
         seed: int = 0,
         **options: Unpack[LoaderOptions],
     ) -> DataLoaders:
-        """Return the loaders of a source.
+        """Return the data loaders of a source.
 
         Args:
             source: As ``resolve`` takes it.
@@ -764,10 +771,10 @@ class DataBlock:
     def summary(
         self, source: Any, bs: int = 4, show_batch: bool = False, path: Path | str = "."
     ) -> None:
-        """Print what happens to the images of a source on their way into a batch, stage by stage.
+        """Print, stage by stage, how the images of a source become a batch.
 
-        One image is followed through every transform, then a small batch. Where the images do not make a batch, the last
-        lines say why and what to add.
+        It follows one image through every transform, then a small batch. If the images cannot form a batch, the last lines
+        say why and what to add.
 
         Args:
             source: As ``resolve`` takes it.
@@ -790,8 +797,7 @@ class DataBlock:
         get_x, get_y = self.getters or (_only(self.get_x), _only(self.get_y))
         if get_y is None:
             raise ConfigError(
-                "The DataBlock has no get_y, so nothing says what the label of an image is. "
-                "Add for example get_y=parent_label."
+                "The DataBlock has no get_y, so images have no labels. Add one, for example get_y=parent_label."
             )
         return get_x, get_y
 
@@ -811,7 +817,8 @@ def _left_out(items: Any, used: Sequence[int]) -> tuple[str, ...]:
     unused = sorted(set(range(len(items))) - set(used))
     shown = ", ".join(map(str, unused[:5])) + (", ..." if len(unused) > 5 else "")
     return (
-        f"left out: the splitter puts {len(unused):,} of {len(items):,} items into neither set, at positions {shown}",
+        f"skipped {len(unused):,} of {len(items):,} items that the splitter puts into neither set, at positions "
+        f"{shown}",
     )
 
 
@@ -820,7 +827,8 @@ def _checked_split(split: Any, num_items: int) -> Split:
     sets = [[int(position) for position in positions] for positions in split]
     if len(sets) != 2:
         raise ConfigError(
-            f"A splitter returns two lists of positions, for training and for validation. Received: {len(sets)} lists"
+            "A splitter must return two lists of positions, for training and for validation. Received: "
+            f"{len(sets)} lists"
         )
     train, valid = sets
     outside = [position for position in (*train, *valid) if not 0 <= position < num_items]
@@ -831,8 +839,8 @@ def _checked_split(split: Any, num_items: int) -> Split:
     both = sorted(set(train) & set(valid))
     if both:
         raise ConfigError(
-            f"The splitter put {len(both)} items into training and into validation, the first at position {both[0]}. "
-            "The validation result would be worth nothing; put each item into one set only."
+            f"The splitter put {len(both)} items into training and into validation, the first at position "
+            f"{both[0]}. The validation result would be meaningless; put each item into one set only."
         )
     return train, valid
 

@@ -198,8 +198,8 @@ def image_facts(table: ImageTable) -> list[tuple[str, int, str]]:
             items.append((table.shown_path(row), facts_of(path).num_bytes, table.label(row)))
         except OSError as error:
             raise PictureError(
-                f"The image {path} cannot be read any more: {error.strerror or error}. "
-                "Put it back, or read the data again."
+                f"The image {path} can no longer be read: {error.strerror or error}. Put it back, or read the "
+                "data again."
             ) from error
     return items
 
@@ -273,7 +273,7 @@ def file_problems(images: LabelledImages) -> Iterator[Problem]:
             (f"{files} {ends[0]}", f"{files} {ends[1]}"),
             [images.entry(p) + _nearest(paths.text(p), names_in) for p in missing[:LISTED_AT_MOST]]
             + [images.entry(p) for p in missing[LISTED_AT_MOST:]],
-            "Correct the names, or bring the files there.",
+            "Correct the names, or put the files there.",
         )
     if images.in_doubt is not None:
         return
@@ -298,7 +298,7 @@ def file_problems(images: LabelledImages) -> Iterator[Problem]:
             DataError,
             ("image is listed more than once", "images are listed more than once"),
             entries,
-            "List each image once, with the label that is right.",
+            "List each image once, with its correct label.",
             spoils_training_only=True,
         )
 
@@ -314,12 +314,12 @@ def _image_names(folder: str) -> dict[str, str]:
 def _nearest(path: str, names_in: Callable[[str], dict[str, str]]) -> str:
     """Return words about what is there instead, or the image in the same folder that was perhaps meant, or nothing."""
     if os.path.lexists(path):
-        what = "a folder" if os.path.isdir(path) else "a pipe, socket or device" if os.path.exists(path) else "a link to nothing"  # fmt: skip  # noqa: PTH110, PTH112
-        return f", it is {what}"
+        what = "a folder" if os.path.isdir(path) else "a pipe, socket or device" if os.path.exists(path) else "a broken link"  # fmt: skip  # noqa: PTH110, PTH112
+        return f" ({what})"
     folder, name = os.path.split(path.replace("\\", "/"))
     there = names_in(folder)
     near = get_close_matches(name.strip().casefold(), there, 1, 0.75)
-    return f", there is {there[near[0]]!r}" if near else ""
+    return f", did you mean {there[near[0]]!r}?" if near else ""
 
 
 def _shown_label(label: object) -> str:
@@ -341,7 +341,7 @@ def _empty_sets(train: Sequence[int], valid: Sequence[int]) -> Iterator[Problem]
             text = f"There are no {side} images; {all_are} for {other}."
             yield Problem(
                 kind=DataError,
-                text=f"{text} Add images, or split them otherwise.",
+                text=f"{text} Add images, or choose another split.",
                 spoils_training_only=side == "validation",
             )
 
@@ -382,23 +382,23 @@ def label_problems(images: LabelledImages, texts: Sequence[str | None]) -> list[
 
 
 _FAULTS = (
-    (is_missing, "an empty label", "Fill the label in, or remove the image."),
+    (is_missing, "an empty label", "Fill in the label, or remove the image."),
     (
         lambda label: isinstance(label, Mapping),
-        "an object as label",
-        "Write the class itself: text, a whole number, or true and false.",
+        "an object as its label",
+        "Write the class itself: text, a whole number, or true or false.",
     ),
     (
         is_several,
         "a list of labels",
-        "An image has one class here. For several labels (multi-label) say so: y_block=MultiCategoryBlock, or in "
-        "a DataBlock blocks=(ImageBlock, MultiCategoryBlock).",
+        "An image has one class here. For several labels per image (multi-label), use "
+        "y_block=MultiCategoryBlock, or in a DataBlock blocks=(ImageBlock, MultiCategoryBlock).",
     ),
     (
         is_fraction,
-        "a decimal number as label",
-        "A class is text or a whole number. To predict numbers (regression) say so: y_block=RegressionBlock, or in a "
-        "DataBlock blocks=(ImageBlock, RegressionBlock).",
+        "a decimal number as its label",
+        "A class is text or a whole number. To predict numbers (regression), use y_block=RegressionBlock, or in "
+        "a DataBlock blocks=(ImageBlock, RegressionBlock).",
     ),
 )
 
@@ -420,14 +420,15 @@ def scarce_classes(
         if len(found) < min_per_class
     }
     alone = min_per_class == 2
-    rest = "a single image, which cannot be in training and in validation" if alone else f"fewer than {min_per_class} images"  # fmt: skip
+    rest = "only one image, which cannot be in both training and validation" if alone else f"fewer than {min_per_class} images"  # fmt: skip
     entries = [
         f"{label!r}: {images.entry(found[0]) if alone else counted(len(found), 'image')}"
         for label, found in scarce.items()
     ]
     words = (f"class has {rest}", f"classes have {rest}")
     cure = (
-        "Add images of the class, remove it, or train on it without measuring it: --min-per-class 1 (min_per_class=1)."
+        "Add images of the class, remove it, or train on it without validating it: --min-per-class 1 "
+        "(min_per_class=1)."
         if alone
         else _ADD_OR_REMOVE
     )
@@ -455,7 +456,8 @@ def settle_draw(
         are = "is" if len(moved) == 1 else "are"
         notes.append(
             f"the random split left {counted(len(missed), 'class', 'classes')} without a training image, so "
-            f"{counted(len(moved), 'image')} {are} moved there from validation: {joined(list(map(repr, missed)), limit=5)}"
+            f"{counted(len(moved), 'image')} {are} moved to training from validation: "
+            f"{joined(list(map(repr, missed)), limit=5)}"
         )
         warnings.warn(notes[-1], stacklevel=2)
     gone = set(moved)
@@ -464,7 +466,8 @@ def settle_draw(
     if valid and (unmeasured := sorted(in_train - measured)):
         has = "class has" if len(unmeasured) == 1 else "classes have"
         notes.append(
-            f"not measured: {len(unmeasured)} {has} no validation image: {joined(list(map(repr, unmeasured)), limit=5)}"
+            f"not validated: {len(unmeasured)} {has} no validation images: "
+            f"{joined(list(map(repr, unmeasured)), limit=5)}"
         )
     return replace(images, train=[*images.train, *moved], valid=valid, notes=tuple(notes))
 
@@ -500,7 +503,10 @@ def lookalike_classes(
             )
         )
     words = ("class is spelled in several ways", "classes are spelled in several ways")
-    cure = "Give each class one spelling. If they are different classes, name them all in vocab (CategoryBlock(vocab=[...]))."
+    cure = (
+        "Give each class one spelling. If they really are different classes, list them all in vocab "
+        "(CategoryBlock(vocab=[...]))."
+    )
     return [listing(LabelError, words, entries, cure)]
 
 
@@ -519,7 +525,7 @@ def unknown_classes(
         (unseen, "in validation but not in training"),
     ):
         entries = [
-            f"{label!r}: {counted(len(positions), 'image')}, the first {images.entry(positions[0])}"
+            f"{label!r}: {counted(len(positions), 'image')}, first {images.entry(positions[0])}"
             for label, positions in found.items()
             if label not in known
         ]
@@ -582,15 +588,16 @@ def settle_unreadable(
         ConfigError: ``on_bad`` is something else.
     """
     if on_bad not in ("error", "skip"):
-        raise ConfigError(f"on_bad is 'error' or 'skip'. Received: {on_bad!r}")
+        raise ConfigError(f"on_bad must be 'error' or 'skip'. Received: {on_bad!r}")
     if not unreadable:
         return table
     if on_bad == "skip":
         return drop_unreadable(table, unreadable)
     entries = [f"{quoted(table.paths[row])}: {cause}" for row, cause in unreadable]
     raise PictureError(
-        f"{len(unreadable)} of {counted(len(table.paths), 'image')} cannot be read:\n{listed(entries)}\n"
-        "Repair or remove the files, or train on the rest with --on-bad skip (on_bad='skip')."
+        f"{len(unreadable)} of {counted(len(table.paths), 'image')} cannot be read:\n"
+        f"{listed(entries)}\n"
+        "Repair or remove the files, or skip them with --on-bad skip (on_bad='skip')."
     )
 
 
@@ -669,7 +676,7 @@ def _emptied(before: ImageTable, after: ImageTable) -> list[Problem]:
         if old and not new
     ]
     if emptied and len(after.train_rows):
-        text = f"Without the unreadable images these classes have nothing to learn from:\n{listed(emptied)}"
+        text = f"Without the unreadable images these classes have no training images:\n{listed(emptied)}"
         text += "\nRepair the files, or remove the class."
         problems.append(Problem(kind=DataError, text=text))
     return problems

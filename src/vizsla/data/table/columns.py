@@ -41,8 +41,8 @@ def block_of(words: TableWords, table: Table, label_columns: Sequence[int]) -> O
     if words.label == (ALL_COLUMNS,) and others:
         names = ", ".join(repr(table.columns[column]) for column in others)
         raise TableError(
-            f"label=* takes every column that is left as a label of zeros and ones, and these of {table.source} hold something "
-            f"else: {names}. Name the columns of labels: label=COLUMN,label=COLUMN."
+            "label=* takes every remaining column as a label of zeros and ones, but these columns of "
+            f"{table.source} hold something else: {names}. Name the label columns: label=COLUMN,label=COLUMN."
         )
     return MultiCategoryBlock(encoded=words.has_several_columns and not others)
 
@@ -54,7 +54,7 @@ def groups_in_column(table: Table, column: int, *, image: int) -> tuple[list[str
     absent = [row for row in rows if is_missing(cells[row])]
     what = f"no group in column {table.columns[column]!r}"
     problems = (
-        [faulty_rows(table, absent, what, "Fill it in, or delete the row.")] if absent else []
+        [faulty_rows(table, absent, what, "Fill in the cell, or delete the row.")] if absent else []
     )
     return [str(cells[row]).strip() for row in rows], problems
 
@@ -68,8 +68,8 @@ def choose_columns(
     """
     if len(table.columns) < 2:
         raise TableError(
-            f"The table {table.source} has a single column, {', '.join(table.columns)!r}. "
-            "It needs one for the image's path and one for its label."
+            f"The table {table.source} has a single column, {', '.join(table.columns)!r}. It needs one column for "
+            "the image's path and one for its label."
         )
     by_name = {name.lower(): position for position, name in reversed([*enumerate(table.columns)])}
 
@@ -107,13 +107,15 @@ def labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
             f"labels of column {name!r} are missing values",
         )
         entries = [f"row {table.numbers[row]}: {column[row]!r}" for row in empty]
-        problems.append(listing(LabelError, words, entries, "Fill them in, or delete the rows."))
+        problems.append(
+            listing(LabelError, words, entries, "Fill in the cells, or delete the rows.")
+        )
     filled = [cell for cell in column if cell]
     if not filled:
         return problems
 
     def refuse(what: str, words: str, python: str) -> None:
-        way = f'Say so: --labels "csv:FILE,{words}"; in Python ImageDataLoaders.from_csv(..., {python}).'
+        way = f'Choose with --labels "csv:FILE,{words}"; in Python ImageDataLoaders.from_csv(..., {python}).'
         problems.append(Problem(kind=LabelError, text=f"{what} {way}"))
 
     others = [place for place in range(len(table.columns)) if place != image]
@@ -122,8 +124,8 @@ def labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
     ]
     if len(zero_one) > 1 and len(zero_one) == len(others):
         refuse(
-            f"The columns {', '.join(map(repr, zero_one))} of {table.source} hold zeros and ones: an image can have several "
-            "of these labels, and one column cannot say which.",
+            f"The columns {', '.join(map(repr, zero_one))} of {table.source} hold zeros and ones, so an image can "
+            "have several of these labels; a single label column is not enough.",
             "label=*",
             f"label_col={zero_one!r}, y_block=MultiCategoryBlock(encoded=True)",
         )
@@ -137,7 +139,7 @@ def labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
             )
     if all(re.fullmatch(r"-?\d+\.\d+(?:[eE][-+]?\d+)?", cell) for cell in filled):
         refuse(
-            f"{about} holds decimal numbers, such as {filled[0]}: they are measured, not classes.",
+            f"{about} holds decimal numbers, such as {filled[0]}, which are measurements, not classes.",
             f"label={name},kind=number",
             f"label_col={name!r}, y_block=RegressionBlock",
         )

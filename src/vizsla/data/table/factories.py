@@ -34,7 +34,7 @@ from vizsla.data.table.tables import (
     read_table,
     table_of_frame,
 )
-from vizsla.errors import ConfigError, DataError
+from vizsla.errors import ConfigError
 from vizsla.text import quoted
 
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ class ImageDataLoaders:
     """Makes ``DataLoaders`` of images whose labels are classes, lists of classes, or numbers.
 
     Arguments that all methods share:
-        path: Folder that the images lie in, and that their paths are shown relative to.
-        valid_pct: Part of the images to hold out, drawn at random.
+        path: Folder of the images; their paths are shown relative to it.
+        valid_pct: Share of the images to hold out, drawn at random.
         seed: Makes the split repeatable (``None``: a new one each time); also decides shuffling and augmentation.
         item_tfms: A ``Resize``, or a list with one.
         batch_tfms: Augmentations, as ``aug_transforms`` gives them.
         **options: ``bs``, ``val_bs``, ``num_workers``, ``device`` and the others of ``LoaderOptions``; and ``fixes``, a file of
             fixes or what ``read_fixes`` returns (``new_classes=True`` lets them name classes that the data does not have).
 
-    All raise ``DataError`` with everything that is wrong with the data, and ``ConfigError`` for an argument that cannot
-    work. Labels are classes, one for each image, unless a method says otherwise; ``y_block`` is the block to use instead:
+    All raise ``DataError`` listing every problem of the data, and ``ConfigError`` for an argument that cannot work. Labels
+    are classes, one for each image, unless a method says otherwise; ``y_block`` is the block to use instead:
     ``MultiCategoryBlock`` for several labels, ``RegressionBlock`` for numbers, or one of them with arguments.
 
     Examples:
@@ -96,13 +96,13 @@ class ImageDataLoaders:
         label_level: int | None = None,
         **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
-        """Take labels from the names of the folders that images lie in.
+        """Take labels from the names of the images' folders.
 
         The sub-folders ``train`` and ``valid`` are the two sets; with ``valid_pct`` all images below ``path`` are split
-        at random instead, which is refused where the folders are a split already. ``vocab`` gives the classes in their
-        order; ``None`` takes those of the training images, sorted. A folder without sub-folders is one class, whose images can
-        be looked at but not trained on, which a warning says. ``label_level`` says which level of folders names the
-        class, counted from 1 below the sets; ``None`` takes the only one that can.
+        at random instead, which is refused if the folders are already a split. ``vocab`` gives the classes in their
+        order; ``None`` takes those of the training images, sorted. A folder without sub-folders is a single class: its
+        images can be shown but not trained on, and a warning says so. ``label_level`` is the level of folders that names
+        the class, counted from 1 below the sets; ``None`` takes the only possible one.
         """
         check_loader_options(options, item_tfms, known=FactoryOptions)
         root = Path(path)
@@ -114,11 +114,6 @@ class ImageDataLoaders:
             splits = ["train" if is_inside else "valid" for is_inside in in_train]
         else:
             bases, splits, listing = (root,), None, list_images(root)
-        if listing.parts:
-            raise DataError(
-                f"{quoted(path)} holds images in rows, whose labels are in a column, and from_folder takes them from folders. Use "
-                "vizsla.data.table.resolve_data, or vizsla train."
-            )
         layout = layout_of(listing.paths, bases, label_level=label_level)
         classes, notes = layout.classes, layout.notes
         is_flat = not any(classes) and layout.splits is None and label_level is None
@@ -126,12 +121,12 @@ class ImageDataLoaders:
             classes = (root.resolve().name,) * len(classes)
             notes = (
                 *notes,
-                f"no folders in {quoted(root)}: all images are of the class {classes[0]!r}",
+                f"no folders in {quoted(root)}: all images have the class {classes[0]!r}",
             )
         if layout.splits is not None and valid_pct is not None:
             raise ConfigError(
-                f"The folders of {quoted(root)} are a split already ({layout.notes[-1]}). Received: valid_pct={valid_pct}. "
-                "Leave valid_pct out and name them: train=FOLDER, valid=FOLDER."
+                f"The folders of {quoted(root)} are a split already ({layout.notes[-1]}). Received: "
+                f"valid_pct={valid_pct}. Leave valid_pct out and name the folders: train=FOLDER, valid=FOLDER."
             )
         images = LabelledImages(
             root=root,
@@ -203,7 +198,8 @@ class ImageDataLoaders:
     ) -> DataLoaders:
         """Take labels from the path by a regular expression.
 
-        ``pat`` is searched in the whole path of each of ``fnames``, with ``/`` between folders; its first group is the label.
+        ``pat`` is searched for in the whole path of each of ``fnames``, with ``/`` between folders; its first group is the
+        label.
         """
         labeller = RegexLabeller(pat)
         return ImageDataLoaders.from_path_func(

@@ -88,8 +88,9 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
     is_table = data.is_file() and not names_shards(data)
     if label_level is not None and (is_table or not from_folders):
         raise ConfigError(
-            "label_level says which level of folders names the class, and labels do not come from folders here. "
-            f"Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave --label-level out."
+            "label_level chooses the level of folders that names the class, but here labels do not come from "
+            f"folders. Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave "
+            "--label-level out."
         )
     if (rows := table_of_rows(data, labels, group)) is not None:
         return _find_in_rows(rows, group)
@@ -97,7 +98,7 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
     if is_table:
         if is_image_name(data.name):
             raise DataError(
-                f"{quoted(data)} is an image. Give the folder that holds the images, or a CSV file."
+                f"{quoted(data)} is an image. Give the folder of the images, or a CSV file."
             )
         if data.suffix.lower() not in _TABLE_SUFFIXES:
             way = next((way for ends, way in _OTHER_FILES.items() if data.name.lower().endswith(ends)), "")  # fmt: skip
@@ -106,8 +107,9 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
             )
         if (not from_folders and kind != "csv") or Path(words.file or data) != data:
             raise ConfigError(
-                f"Labels come from the CSV file that is given as the data, {quoted(data)}. Received: labels {labels!r}. "
-                "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
+                f"The data is a CSV file, so labels come from it: {quoted(data)}. Received: labels {labels!r}. "
+                "Leave labels out, name its columns (labels csv:,image=COLUMN,label=COLUMN), or give a folder as "
+                "the data."
             )
         return _find_in_table(read_table(data), data.parent, words, group)
     if labels == "auto" and label_level is None and (packed := packed_images(data)):
@@ -134,12 +136,13 @@ def find_images(data: Path, labels: str, label_level: int | None, group: str) ->
         file = below if below.is_file() and not here.is_file() else here
         return _find_in_table(read_table(file), data, words, group)
     raise ConfigError(
-        f"labels is 'auto', 'folder', 'name', 'none', 'regex:PATTERN', {TABLE_FORM!r}, or for shards 'cls' or 'json:FIELD'. Received: {labels!r}"
+        f"labels must be 'auto', 'folder', 'name', 'none', 'regex:PATTERN', {TABLE_FORM!r}, or for shards 'cls' "
+        f"or 'json:FIELD'. Received: {labels!r}"
     )
 
 
 def _no_label(_name: str) -> NoReturn:
-    raise LabelError("nobody has labelled it")
+    raise LabelError("it has no label yet")
 
 
 def _find_in_folder(
@@ -155,7 +158,8 @@ def _find_in_folder(
     paths, in_doubt, data = listing.paths, listing.in_doubt, listing.root
     if label_files not in ("", "auto") and not listing.shards:
         raise ConfigError(
-            f"Labels of .cls and .json files are read from shards, and {quoted(data)} holds image files. Received: labels {label_files!r}"
+            f"Labels in .cls and .json files are for shards, but {quoted(data)} holds image files. Received: "
+            f"labels {label_files!r}"
         )
     in_files = labels_in_shards(listing, label_files) if label_files and listing.shards else None
     need_classes = labeller is None and in_files is None
@@ -195,7 +199,7 @@ def _groups_in_paths(
     kind, _, pattern = group.partition(":")
     if kind != "regex":
         raise ConfigError(
-            f"group is 'regex:PATTERN', searched in the paths of the images, or a column of the table that has the labels. "
+            "group must be 'regex:PATTERN', matched against image paths, or a column of the table of labels. "
             f"Received: group {group!r}, and no table"
         )
     root = images.root.as_posix()
@@ -205,7 +209,10 @@ def _groups_in_paths(
     if missed:
         words = (f"path has no group {pattern!r}", f"paths have no group {pattern!r}")
         problem = listing(
-            LabelError, words, list(map(quoted, missed)), "Correct the expression of the groups."
+            LabelError,
+            words,
+            list(map(quoted, missed)),
+            "Correct the regular expression for groups.",
         )
         images = replace(images, problems=(*images.problems, problem))
     return images, list(map(str, found))
@@ -249,14 +256,14 @@ def _find_in_metadata(table: Table, data: Path, group: str) -> Found:
     others = [name for name in table.columns if name.lower() not in used]
     if len(others) > 1 and not {*map(str.lower, others)} & {*LABEL_COLUMNS}:
         raise DataError(
-            f"Any of these columns of {table.source} may be the label: {', '.join(map(repr, others))}. "
-            "Say which: --labels csv:FILE,label=COLUMN; or --labels folder."
+            f"Several columns of {table.source} may be the label: {', '.join(map(repr, others))}. Choose with "
+            "--labels csv:FILE,label=COLUMN or --labels folder."
         )
     found = _find_in_table(table, data, TableWords(image="file_name"), group)
     if classes := _other_classes(data, found.images):
         raise DataError(
-            f"Labels may come from folders ({joined(classes, limit=5)}) or from {table.source}, and they differ. "
-            "Say which: --labels folder or --labels csv:FILE."
+            f"Folders ({joined(classes, limit=5)}) and {table.source} both give labels, and they differ. Choose "
+            "with --labels folder or --labels csv:FILE."
         )
     return found
 
@@ -297,7 +304,8 @@ def _find_in_table(
     """Return the images of a table; ``locate`` gives their paths, None looks for their names below the folder."""
     if words.group and group not in ("", words.group):
         raise ConfigError(
-            f"The groups are named twice. Received: group={words.group} among the labels, and group {group!r}"
+            f"Groups are given twice; give them once. Received: group={words.group} among the labels, and group "
+            f"{group!r}"
         )
     in_column = words.group or ("" if group.startswith("regex:") else group)
     group_column = table.position(in_column) if in_column else None

@@ -37,7 +37,7 @@ _SECONDS_TO_WAIT = 10.0
 
 
 def read_fixes(path: Path | str) -> tuple[Fix, ...]:
-    """Read a file of fixes: CSV with the columns ``path`` and ``action``, and maybe ``label``, ``why`` and ``when``.
+    """Read a file of fixes: CSV with the columns ``path`` and ``action``, and optionally ``label``, ``why`` and ``when``.
 
     Args:
         path: A file as ``write_fixes`` writes it; one without rows has no fixes.
@@ -65,8 +65,9 @@ def read_fixes(path: Path | str) -> tuple[Fix, ...]:
             faults.append(f"row {number}: {error}")
     if faults:
         raise TableError(
-            f"{counted(len(faults), 'row')} of {table.source}{table.counting} cannot be used:\n{listed(faults)}\n"
-            "Correct or delete them."
+            f"{counted(len(faults), 'row')} of {table.source}{table.counting} cannot be used:\n"
+            f"{listed(faults)}\n"
+            "Correct or delete these rows."
         )
     return tuple(found)
 
@@ -76,13 +77,13 @@ def write_fixes(path: Path | str, fixes: Iterable[Fix], *, append: bool = False)
 
     Args:
         path: The file; its folder must exist.
-        fixes: In any order. Of several for one image the one with the latest ``when`` counts, so nothing need be removed.
-        append: Whether those in the file stay, in front of the new ones; two processes that append lose nothing. By default
-            the file is replaced.
+        fixes: In any order. If an image has several, the one with the latest ``when`` is used, so none need be removed.
+        append: Whether to add to the fixes in the file instead of replacing them; two processes may append at once.
 
     Raises:
-        OutputError: The file cannot be written, or another process has been writing to it for ten seconds; it is untouched.
-        TableError: ``append`` is true, and what is in the file is not fixes.
+        OutputError: The file cannot be written, or another process has been writing to it for ten seconds; it is
+        unchanged.
+        TableError: ``append`` is true, and the file does not hold fixes.
     """
     place = Path(path)
     if not append:
@@ -104,8 +105,8 @@ def take_back(path: Path | str, fix: Fix) -> None:
         found = list(read_fixes(place)) if place.exists() else []
         if fix not in found:
             raise DataError(
-                f"{place} has no such row any more: {fix.path}, {fix.action}, {fix.when}. It is untouched. "
-                "If it was edited by hand, start again."
+                f"{place} no longer has this row: {fix.path}, {fix.action}, {fix.when}. The file was not changed. "
+                "If you edited it, reload the page or start again."
             )
         del found[len(found) - 1 - found[::-1].index(fix)]
         _write(place, found)
@@ -124,7 +125,7 @@ def _only_writer(place: Path) -> Generator[None]:
             except (Timeout, OSError) as error:
                 what = "another process is writing to it" if isinstance(error, Timeout) else error.strerror  # fmt: skip
                 raise OutputError(
-                    f"Cannot write {place}: {what}. It is untouched. Try again, or choose another place."
+                    f"Cannot write {place}: {what}. The file was not changed. Try again, or choose another place."
                 ) from error
         yield
 
@@ -169,7 +170,7 @@ def fixes_text(fixes: Sequence[Fix]) -> str:
         (counts["relabel"], f"{counted(counts['relabel'], 'label')} changed"),
         (counts["add"], f"{counted(counts['add'], 'image')} added"),
         (counts["drop"], f"{counted(counts['drop'], 'image')} dropped"),
-        (counts["keep"], f"{counts['keep']:,} kept as they are"),
+        (counts["keep"], f"{counts['keep']:,} confirmed"),
     )
     return ", ".join(words for number, words in parts if number) or "nothing changed"
 
@@ -227,14 +228,14 @@ def apply_fixes(
     if unknown:
         problems.append(_unknown_labels(unknown, known, may_be_new=not encoded))
     if not_numbers:
-        words = ("label of a fix is not a number", "labels of fixes are not numbers")
+        words = ("label in a fix is not a number", "labels in fixes are not numbers")
         problems.append(listing(LabelError, words, not_numbers, "Correct the labels."))
     notes.insert(0, f"fixes: {fixes_text(effective)}")
     dropped = {position for position, fix in chosen.items() if fix.action == "drop"}
     labelled = {position for position, fix in chosen.items() if fix.gives_label}
     left_out = has_none - labelled - dropped if has_none & labelled and task != "multi_category" else set[int]()  # fmt: skip
     if left_out:
-        notes.append(f"left out: {counted(len(left_out), 'image')} that nobody has labelled yet")
+        notes.append(f"skipped {counted(len(left_out), 'image')} without a label")
     images = replace(
         images,
         labels=tuple(labels),
@@ -261,20 +262,22 @@ def _fixes_by_position(
     problems: list[Problem] = []
     notes: list[str] = []
     if missing:
-        words = ("fix names no image", "fixes name no image")
-        cure = f"Paths are absolute, or relative to {quoted(images.root)}. Correct them, or delete the rows."
+        words = ("fix matches no image", "fixes match no image")
+        cure = f"Paths must be absolute or relative to {quoted(images.root)}. Correct them, or delete the rows."
         problems.append(listing(DataError, words, list(map(_entry, missing)), cure))
     if outside:
         are = "fix is about an image" if len(outside) == 1 else "fixes are about images"
         shown = joined(list(map(_entry, outside)), limit=3)
-        notes.append(f"not used: {len(outside):,} {are} that are not part of the data: {shown}")
+        notes.append(f"ignored: {len(outside):,} {are} outside the data: {shown}")
     several = [
         same for same in found.values() if len({(fix.action, fix.label) for fix in same}) > 1
     ]
     if several:
         have = "image has" if len(several) == 1 else "images have"
         shown = joined([" and ".join(map(_entry, same)) for same in several], limit=3)
-        notes.append(f"{len(several):,} {have} different fixes, the latest counts: {shown}")
+        notes.append(
+            f"{len(several):,} {have} several different fixes, of which the latest is used: {shown}"
+        )
     chosen = {position: sorted(same, key=lambda fix: fix.seconds)[-1] for position, same in found.items()}  # fmt: skip
     return chosen, problems, notes
 
@@ -310,10 +313,10 @@ def _unknown_labels(
         near = get_close_matches(name, known, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         number = counted(len(fixes), "image")
-        entries.append(f"{name!r}: {number}, the first {_entry(fixes[0])}{meant}")
+        entries.append(f"{name!r}: {number}, first {_entry(fixes[0])}{meant}")
     words = (
-        "label of the fixes is no class of the data",
-        "labels of the fixes are no classes of the data",
+        "label in the fixes is not a class of the data",
+        "labels in the fixes are not classes of the data",
     )
     cure = f"The classes are {joined(list(map(repr, known)), limit=20)}. Correct the labels"
     cure += ", or allow new classes: --new-classes (new_classes=True)." if may_be_new else "."

@@ -112,7 +112,7 @@ def resolve_data(
     fraction, is_pooled = _valid_fraction(valid)
     if min_per_class != "auto" and min_per_class < 1:
         raise ConfigError(
-            f"min_per_class is 'auto' or a number of images from 1 on. Received: {min_per_class!r}"
+            f"min_per_class must be 'auto' or a number of images of at least 1. Received: {min_per_class!r}"
         )
     level = None if label_level == "auto" else label_level
     find_near = group == "auto"
@@ -136,8 +136,8 @@ def resolve_data(
                 images = _note_near_duplicates(images)
             return _checked(images.without(dropped), found.block, min_per_class=least)
         raise ConfigError(
-            f"The data has a split of its own, {splits.count('train'):,} images for training and {splits.count('valid'):,} for "
-            f"validation. Received: valid={valid}. Leave it out to keep that split, or draw another from all of these images "
+            f"The data is already split: {splits.count('train'):,} images for training and {splits.count('valid'):,} for "
+            f"validation. Received: valid={valid}. Leave valid out to keep this split, or draw a new one from all of these images "
             f"with pool:{valid} (--valid pool:{valid})."
         )
     all_positions = range(len(images.paths))
@@ -171,7 +171,7 @@ def resolve_data(
         ]
         if "valid" in kept:  # else all of these images were in the earlier training
             train, held_out = positions_of(kept, "train"), positions_of(kept, "valid")
-            notes.append("images of the earlier training stay in their sets")
+            notes.append("images keep the set they had in the earlier training")
     images = replace(
         images,
         by_chance=groups is None and not is_class,
@@ -236,8 +236,8 @@ def images_to_label(
     found = find_images(Path(data), labels, None if label_level == "auto" else label_level, "")
     if not isinstance(found.block, CategoryBlock):
         raise ConfigError(
-            f"Only labels that are one class of each image can be changed here. Received labels of the task {found.block.task!r}: "
-            f"labels {labels!r}. Write the others into a CSV file of fixes."
+            f"Only data with one class per image can be labelled here. Received labels for the task {found.block.task!r}: "
+            f"labels {labels!r}. Write corrections to a CSV file of fixes instead."
         )
     images = found.images
     raise_problems([*images.problems, *file_problems(images)])
@@ -291,7 +291,7 @@ def _note_near_duplicates(images: LabelledImages) -> LabelledImages:
         return images
     are = "group of near duplicates is" if len(torn) == 1 else "groups of near duplicates are"
     shown = [" = ".join(quoted(images.paths[row]) for row in rows[:3]) for rows in torn]
-    note = f"{len(torn):,} {are} in training and in validation, as the data has them: {joined(shown, limit=3)}"
+    note = f"{len(torn):,} {are} in both training and validation, as split in the data: {joined(shown, limit=3)}"
     return replace(images, notes=(*images.notes, note))
 
 
@@ -319,13 +319,14 @@ def _keep_copies_together(
         return images
     what = "exact or near duplicate" if find_near else "exact duplicate"
     note = (
-        f"{counted(len(moved), 'image')} moved so that no {what} is in training and in validation"
+        f"{counted(len(moved), 'image')} moved so that no {what} is in both training and validation"
     )
     problems = images.problems
     if drawn[1] and not valid:
         text = (
-            f"All {counted(len(drawn[1]), 'image')} drawn for validation are {what}s of training images, so nothing is "
-            "left to measure with. Add other images, or name both sets yourself: folders train and valid."
+            f"All {counted(len(drawn[1]), 'image')} drawn for validation are {what}s of training images, so none "
+            "are left for validation. Add different images, or make the split yourself with folders train and "
+            "valid."
         )
         problems = (*problems, Problem(kind=DataError, text=text))
     return replace(images, notes=(*images.notes, note), problems=problems)
@@ -371,7 +372,7 @@ def labelled_data(
     parts = [name for name in ("test", "valid", "train") if splits is not None and name in splits]
     if part not in ("auto", "all", *parts):
         raise ConfigError(
-            f"The data has no part {part!r}. Received: part={part!r}; choose one of: {', '.join(['auto', 'all', *parts])}."
+            f"The data has no part {part!r}. Choose one of: {', '.join(['auto', 'all', *parts])}."
         )
     held_out = [name for name in parts if name != "train"]
     chosen = part if part != "auto" else next(iter(held_out), "all")
@@ -391,11 +392,14 @@ def labelled_data(
             "images have no label that the model knows",
         )
         entries = [f"{images.entry(p)}: {images.labels[p]!s:.80}" for p in unknown]
-        cure = f"The model knows {', '.join(map(repr, vocab[:20]))}. Correct the labels, or leave the images out."
+        cure = (
+            f"The model's classes are {', '.join(map(repr, vocab[:20]))}. Correct the labels, or remove the "
+            "images."
+        )
         problems.append(listing(LabelError, words, entries, cure))
     raise_problems(problems)
-    of_part = "all images" if chosen == "all" else f"the part {chosen!r}"
-    notes = [f"judged: {of_part}, {counted(len(judged), 'image')}"]
+    of_part = "all images" if chosen == "all" else f"part {chosen!r}"
+    notes = [f"evaluated on {of_part}, {counted(len(judged), 'image')}"]
     if trained_on:  # a real path is several calls of the system
         looked_at = range(len(images.paths)) if groups else judged
         paths = ImagePaths.of(images.paths)
@@ -403,10 +407,10 @@ def labelled_data(
         torn = {groups[p] for p in known} if groups else {*()}
         of_groups = [p for p in judged if p not in known and groups and groups[p] in torn]
         if seen := len(known.intersection(judged)):
-            notes.append(f"left out: {counted(seen, 'image')} that the model was trained on")
+            notes.append(f"skipped {counted(seen, 'image')} that the model was trained on")
         if of_groups:
             notes.append(
-                f"left out: {counted(len(of_groups), 'image')} of groups that the model was trained on"
+                f"skipped {counted(len(of_groups), 'image')} in groups that the model was trained on"
             )
         known.update(of_groups)
         judged = [p for p in judged if p not in known]
@@ -441,7 +445,10 @@ def _torn_groups(
     torn = sorted({groups[p] for p in train} & {groups[p] for p in valid})
     if not torn:
         return []
-    words = ("group is in training and in validation", "groups are in training and in validation")
+    words = (
+        "group is in both training and validation",
+        "groups are in both training and validation",
+    )
     cure = "Move each into one set, or draw another split by groups: --valid pool:0.2."
     return [listing(DataError, words, list(map(repr, torn)), cure)]
 
@@ -457,7 +464,7 @@ def _valid_fraction(valid: float | str) -> tuple[float | None, bool]:
         fraction = 0.0
     if not 0 < fraction < 1:
         raise ConfigError(
-            "valid is the part of each class to hold out, a number between 0 and 1 such as 0.2, 'pool:0.2' to draw it "
-            f"from a data set that is split already, or 'auto'. Received: {valid!r}"
+            "valid must be the share of each class to hold out, a number between 0 and 1 such as 0.2; 'pool:0.2' "
+            f"to draw a new split of data that is already split; or 'auto'. Received: {valid!r}"
         )
     return fraction, text.startswith("pool:")

@@ -67,8 +67,8 @@ def find_image(item: Any, *, root: Path, get_x: Callable[[Any], Any] | None) -> 
         if isinstance(error, VizslaError):
             raise
         raise ConfigError(
-            f"get_x finds no image for the item {item!r:.200}: {type(error).__name__}: {error}. Items are what the DataBlock was "
-            "given, or the paths of images."
+            f"get_x finds no image for the item {item!r:.200}: {type(error).__name__}: {error}. Items must be of "
+            "the kind that the DataBlock was given, or paths of images."
         ) from error
     itself = existing(Path(item), root) if is_name else found
     return itself if not is_there(found) and is_there(itself) else found
@@ -111,6 +111,6 @@ def _path_in_row(row: Any, *, root: Path) -> Path:
         if isinstance(value, str | Path) and is_there(existing(Path(value), root)):
             return existing(Path(value), root)
     raise ConfigError(
-        f"None of the columns {list(map(str, row.index))} names an image in this row, as it is or below {quoted(root)}: "
-        f"{row.tolist()!r:.200}. Give the paths: test_dl([folder / name for name in df[COLUMN]])."
+        f"None of the columns {list(map(str, row.index))} names an image in this row, either as a path or below "
+        f"{quoted(root)}: {row.tolist()!r:.200}. Give the paths: test_dl([folder / name for name in df[COLUMN]])."
     )

@@ -41,14 +41,14 @@ UNKNOWN_CLASS = "#na#"
 """The class at position 0 that takes labels outside the vocabulary, where a block asks for it with ``add_na``."""
 
 FOLDER_ADVICE = (
-    "Labels are the names of the folders that images lie in. Put each class into a folder of its own, or take labels "
-    "from file names (--labels regex:PATTERN, in Python ImageDataLoaders.from_name_re) or from a table (--labels csv:FILE, in "
-    "Python ImageDataLoaders.from_csv)."
+    "Labels are the names of the images' folders. Put each class into its own folder, or take labels from file "
+    "names (--labels regex:PATTERN, in Python ImageDataLoaders.from_name_re) or from a table (--labels csv:FILE, "
+    "in Python ImageDataLoaders.from_csv)."
 )
 
 
 def parent_label(path: Path | str) -> str:
-    """Return the name of the folder that a file lies in.
+    """Return the name of the folder that contains a file.
 
     Args:
         path: Path of the file.
@@ -62,7 +62,7 @@ def parent_label(path: Path | str) -> str:
 
 def folder_labels(paths: ImagePaths, classes: Sequence[str]) -> tuple[str | LabelError, ...]:
     """Return the class of each image, given that of each folder, or an error where that is empty."""
-    missed = LabelError("it lies in no folder of a class")
+    missed = LabelError("it is not in a class folder")
     labels = [name or missed for name in classes]
     return tuple(map(labels.__getitem__, paths.folder_numbers))
 
@@ -92,7 +92,7 @@ class KnownLabels:
             return item[1]
         row = self._row_of.get(str(item_path(item, root=self.table.root)))
         if row is None:
-            raise LabelError("it is none of the images that the loaders were made of")
+            raise LabelError("it is not one of the images of these loaders")
         target = self.table.targets[row]
         if self.table.task == "category":
             return self.table.label(row)
@@ -157,7 +157,7 @@ class RegexLabeller:
         if expression.groups == 0:
             raise ConfigError(
                 f"The regular expression {expression.pattern!r} has no group, so it does not say which part is the "
-                r"label. Put that part in round brackets, for example '(.+)_\d+\.jpg$'."
+                r"label. Put parentheses around that part, for example '(.+)_\d+\.jpg$'."
             )
         object.__setattr__(self, "_expression", expression)
 
@@ -180,7 +180,7 @@ def advice_about(labeller: Callable[[Any], Any]) -> str:
         labeller, source = labeller.args[0], "file name"
     if isinstance(labeller, RegexLabeller):
         return f"Labels are taken from the {source} by {labeller.pat!r}."
-    return "Labels are what label_func returns."
+    return "Labels are returned by label_func."
 
 
 @dataclass(frozen=True)
@@ -268,14 +268,14 @@ def _field_of(row: Any, column: str | int) -> Any:
 
 
 class CategoryMap(tuple[Any, ...]):
-    """The classes, each once; ``vocab[3]`` is the class of number 3, ``vocab.o2i["beagle"]`` the number of a class.
+    """The list of unique classes; ``vocab[3]`` is class number 3, ``vocab.o2i["beagle"]`` the number of a class.
 
     ``vocab[predicted]`` gives an ``L`` of the classes for a list, array or tensor of numbers, or for a mask.
 
     Args:
         col: Labels; missing ones are left out. A pandas categorical gives its categories in their own order.
         sort: Whether to sort by Python's order (upper case before lower), else in order of appearance.
-        add_na: Whether ``"#na#"`` comes first, for labels that are no class.
+        add_na: Whether ``"#na#"`` comes first, for labels that are not a class.
         strict: Whether to leave out categories of a pandas categorical that no label has.
 
     Attributes:
@@ -473,7 +473,7 @@ class LabelledImages:
     def with_unlabelled(self, paths: Iterable[Path | str]) -> LabelledImages:
         """Return these images and, after them, others that exist and that nobody has labelled."""
         more = list(paths)
-        missed = LabelError("nobody has labelled it")
+        missed = LabelError("it has no label yet")
         return replace(
             self,
             paths=ImagePaths((*ImagePaths.of(self.paths).texts(), *more)),
@@ -518,8 +518,8 @@ def take_labels(items: Iterable[Any], labeller: Callable[[Any], Any]) -> tuple[A
         except Exception as error:
             shown = quoted(item) if isinstance(item, Path | str) else repr(item)
             raise LabelError(
-                f"The label function failed on {shown}: {type(error).__name__}: {error}. "
-                "It must return the label of every item, or raise a LabelError where there is none."
+                f"The label function failed for {shown}: {type(error).__name__}: {error}. It must return a label "
+                "for every item, or raise a LabelError for one that has none."
             ) from error
     return tuple(labels)
 
@@ -531,15 +531,16 @@ def read_label_set(label: Any) -> LabelSet | LabelError:
     label = _plain(label)
     if not is_several(label) or isinstance(label, Mapping):
         return LabelError(
-            f"the label is {_shown(label)}, not a list of labels; split it (label_delim), or put it in a list, which may be []"
+            f"the label is {_shown(label)}, not a list of labels; split it with label_delim, or put it into a "
+            "list, which may be empty"
         )
     classes = [_plain(one) for one in label]
     odd = [one for one in classes if label_text(one) is None]
     if not odd:
         return tuple(dict.fromkeys(classes))
     return LabelError(
-        f"{_shown(odd[0])} in the list {_shown(label)} is not a class, which is text or a whole number; "
-        "numbers to predict need a RegressionBlock"
+        f"{_shown(odd[0])} in the list {_shown(label)} is not a class: classes are text or whole numbers. To "
+        "predict numbers, use a RegressionBlock"
     )
 
 
@@ -686,7 +687,8 @@ def labelled_like(
             f"{quoted(table.paths[p])}: {text}" for p, text in zip(wrong, shown, strict=True)
         ]
         raise LabelError(
-            f"{len(wrong)} of {len(labels)} images have no label that the training images have:\n"
-            f"{listed(entries)}\nThe classes are {list(table.vocab)[:20]}. Correct the labels, or leave with_labels out."
+            f"{len(wrong)} of {len(labels)} images have a label that no training image has:\n"
+            f"{listed(entries)}\n"
+            f"The classes are {list(table.vocab)[:20]}. Correct the labels, or leave with_labels out."
         )
     return replace(table, targets=targets)

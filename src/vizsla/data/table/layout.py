@@ -214,7 +214,7 @@ def _split_note(by_name: Mapping[str, str], level: int) -> str:
         by_split[split].append(name)
     told = [
         f"{', '.join(by_split[split])} for {use}"
-        for split, use in (("train", "training"), ("valid", "validation"), ("test", "testing, not used here"))
+        for split, use in (("train", "training"), ("valid", "validation"), ("test", "testing, unused"))
         if split in by_split
     ]  # fmt: skip
     return f"split from folders{' inside each class' if level else ''}: {'; '.join(told)}"
@@ -229,7 +229,7 @@ def _left_out_note(
             left_out[parts[0] if parts else "."] += count
     if left_out:
         names = ", ".join(f"{name} ({count:,})" for name, count in sorted(left_out.items()))
-        yield f"left out: {counted(left_out.total(), 'image')} beside the split folders: {names}"
+        yield f"skipped {counted(left_out.total(), 'image')} outside the split folders: {names}"
 
 
 def _label_level(
@@ -240,7 +240,7 @@ def _label_level(
     if chosen is not None:
         if not 1 <= chosen <= deepest:
             raise DataError(
-                f"The folders of {quoted(root)} have {counted(deepest, 'level')}. Received: label level {chosen}"
+                f"The folders in {quoted(root)} have {counted(deepest, 'level')}. Received: label level {chosen}"
             )
         return chosen - 1
     names_of = [
@@ -260,7 +260,7 @@ def _label_level(
         raise DataError(
             f"{len(candidates)} levels of folders in {quoted(root)} may name the class:\n"
             f"{listed([_level_line(level, names_of[level]) for level in candidates])}\n"
-            "Say which with --label-level (label_level)."
+            "Choose one with --label-level (label_level)."
         )
     level = candidates[0] if candidates else 0
     if deepest > 1:

@@ -109,7 +109,8 @@ def read_manifest(file: Path) -> Manifest | None:
         return None
     if name != FORMAT:
         raise DataError(
-            f"{quoted(file)} is of a newer version: {name!r}. This one reads {FORMAT!r}; update vizsla."
+            f"{quoted(file)} is in a newer format, {name!r}. This vizsla reads {FORMAT!r}: pip install --upgrade "
+            "vizsla."
         )
     try:
         return msgspec.convert(found, Manifest)
@@ -130,8 +131,8 @@ def packed_images(folder: Path) -> tuple[LabelledImages, list[str], OutputBlock]
         return None
     if faults := list(_faults(folder, manifest)):
         raise DataError(
-            f"{counted(len(faults), 'shard')} of {quoted(folder)} cannot be used: {joined(faults, limit=5)}. "
-            "Copy them there again, or pack the data again: the whole ones are kept."
+            f"{counted(len(faults), 'shard')} of {quoted(folder)} cannot be used: {joined(faults, limit=5)}. Copy "
+            "them again, or pack the data again, which keeps the intact ones."
         )
     vocab = [typed_class(name, manifest.class_type) for name in manifest.classes]
     missed = LabelError("it had no label when it was packed")
@@ -158,7 +159,7 @@ def packed_images(folder: Path) -> tuple[LabelledImages, list[str], OutputBlock]
         paths=ImagePaths(folder / image for image, *_ in records),
         labels=labels,
         names=manifest.classes if manifest.task == "regression" else (),
-        advice=f"Labels are those of {quoted(manifest.source)} when it was packed.",
+        advice=f"Labels were taken from {quoted(manifest.source)} when it was packed.",
         in_doubt=(),
         notes=(f"labels, classes and split from {quoted(folder / MANIFEST)}",),
     )

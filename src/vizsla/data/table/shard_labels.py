@@ -53,7 +53,9 @@ def labels_in_shards(listing: Listing, labels: str) -> tuple[Sequence[Any], str]
         if not field:
             return None
     if labels.startswith("json:") and not field:
-        raise ConfigError("Say which field of the .json files is the label: --labels json:FIELD.")
+        raise ConfigError(
+            "Choose the field of the .json files that holds the label: --labels json:FIELD."
+        )
     keys = list(_keys(listing))
     found = [_field(shard, key, field) for shard, key in keys]
     return found, f"the field {field!r} of .json files{_shared(keys)}"
@@ -61,7 +63,7 @@ def labels_in_shards(listing: Listing, labels: str) -> tuple[Sequence[Any], str]
 
 def _shared(keys: Sequence[tuple[str, str]]) -> str:
     number = len(keys) - len({*keys})
-    return f" ({number:,} images share one with another)" if number else ""
+    return f" ({number:,} images share one with another image)" if number else ""
 
 
 def _keys(listing: Listing) -> Iterator[tuple[str, str]]:
@@ -118,5 +120,5 @@ def _read_json(shard: str, key: str) -> dict[str, Any]:
     except ValueError as error:
         raise LabelError(f"its .json file is damaged: {error}") from error
     if not isinstance(about, dict):
-        raise LabelError("its .json file holds no object with fields")
+        raise LabelError("its .json file is not an object with fields")
     return about

@@ -88,7 +88,7 @@ class RandomSubsetSplitter:
             self.train_sz > 0 and self.valid_sz > 0 and self.train_sz + self.valid_sz < 1 + 1e-9
         ):
             raise ConfigError(
-                "train_sz and valid_sz are parts of the items, above 0 and together at most 1. "
+                "train_sz and valid_sz must be shares of the items, each above 0 and at most 1 together. "
                 f"Received: train_sz={self.train_sz!r}, valid_sz={self.valid_sz!r}"
             )
 
@@ -141,7 +141,7 @@ class IndexSplitter:
         outside = [position for position in valid if not 0 <= position < len(items)]
         if outside:
             raise ConfigError(
-                f"IndexSplitter: there are {len(items)} items, at positions from 0 to {len(items) - 1}. "
+                f"IndexSplitter: positions must be from 0 to {len(items) - 1}, as there are {len(items)} items. "
                 f"Received position {outside[0]}."
             )
         return _hold_out(valid, len(items))
@@ -207,8 +207,8 @@ class FileSplitter:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"The list of validation images {quoted(path)} cannot be read: {error}. "
-                "Give a text file in UTF-8 with one file name a line."
+                f"The list of validation images {quoted(path)} cannot be read: {error}. Give a UTF-8 text file "
+                "with one file name per line."
             ) from error
         names = {line.strip() for line in lines} - {""}
         if self.col is not None:
@@ -225,8 +225,8 @@ class FileSplitter:
             example = repr(Path(items[0]).name) if len(items) else "nothing"
             raise DataError(
                 f"None of the {counted(len(names), 'name')} in {quoted(path)} is the file name of an item. "
-                f"Received: {', '.join(sorted(names)[:3])!r}; the first item is {example}. "
-                "Write names without folders and with their ending."
+                f"Received: {', '.join(sorted(names)[:3])!r}; the first item is {example}. Write names without "
+                "folders and with their extension."
             )
         return split
 
@@ -286,7 +286,8 @@ class ColSplitter:
             row = splits.index(None)
             raise TableError(
                 f"Column {self.col!r}, row {row}: the cell does not say whether the row is for validation. "
-                f"Received: {column.tolist()[row]!r}. Write True or False, or say which values do: ColSplitter({self.col!r}, on=0)."
+                f"Received: {column.tolist()[row]!r}. Write True or False, or name the values that mean "
+                f"validation: ColSplitter({self.col!r}, on=0)."
             )
         return positions_of(splits, "train"), positions_of(splits, "valid")
 
@@ -529,8 +530,9 @@ class GroupSplitter:
         members = _members(groups)
         if len(members) < 2:
             raise DataError(
-                f"GroupSplitter needs groups for both sets. Received: {len(items)} items in {len(members)} group(s): "
-                f"{', '.join(map(repr, members))}. Choose another group, or a splitter that divides groups."
+                f"GroupSplitter needs at least two groups, one for each set. Received: {len(items)} items in "
+                f"{len(members)} group(s): {', '.join(map(repr, members))}. Choose another group, or a splitter "
+                "that divides groups."
             )
         own = generator(_seed_or_drawn(self.seed), "split/groups")
         in_order = list(members.values())
@@ -655,5 +657,5 @@ def positions_of(names: Sequence[Any], wanted: str | Sequence[str]) -> list[int]
 def _check_fraction(fraction: float, *, zero_allowed: bool) -> None:
     if not (0 <= fraction < 1 if zero_allowed else 0 < fraction < 1):
         raise ConfigError(
-            f"valid_pct is the part of the images that is held out, between 0 and 1. Received: {fraction!r}"
+            f"valid_pct must be the share of images to hold out, between 0 and 1. Received: {fraction!r}"
         )

@@ -115,18 +115,19 @@ def read_table(
     if Path(path).suffix.lower() in JSON_SUFFIXES:
         if (header, delimiter, quoting) != ("infer", None, csv.QUOTE_MINIMAL):
             raise ConfigError(
-                f"header, delimiter and quoting are those of CSV files. {source} has JSON records; leave them out."
+                f"header, delimiter and quoting are for CSV files, and {source} has JSON records. Leave these "
+                "options out."
             )
         return _table_of_records(_read_text(Path(path)), source)
     records = [record for record in _read_records(Path(path), delimiter, quoting) if any(record[1])]
     notes: tuple[str, ...] = ()
     if header == "infer" and records and any(is_image_name(cell.strip()) for cell in records[0][1]):
-        notes = (f"{source} has no header: its columns are called 0 to {len(records[0][1]) - 1}",)
+        notes = (f"{source} has no header, so its columns are named 0 to {len(records[0][1]) - 1}",)
         header = None
     first = 0 if header is None or header == "infer" else header
     if len(records) <= first + (header is not None and not may_be_empty):
         what = "is empty" if not records else "has a header and no rows"
-        raise TableError(f"The table {source} {what}. It needs one row for each image.")
+        raise TableError(f"The table {source} {what}. It needs one row per image.")
     counting = ""
     if header is None:
         columns = tuple(str(position) for position in range(len(records[0][1])))
@@ -134,7 +135,7 @@ def read_table(
         columns = tuple(name.strip() for name in records[first][1])
         if twice := [name for name, number in Counter(columns).items() if name and number > 1]:
             raise TableError(
-                f"The header of {source} has these names more than once: {', '.join(map(repr, twice))}. Rename the columns."
+                f"The header of {source} has duplicate names: {', '.join(map(repr, twice))}. Rename the columns."
             )
         counting = f" (its header is row {records[first][0]})" if first == 0 else ""
         records = records[first + 1 :]
@@ -176,7 +177,7 @@ def _read_text(path: Path) -> str:
     """Return the text of a file in UTF-8, or in UTF-16 where it begins with the mark that says so."""
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "a pipe or a device"
-        raise TableError(f"{quoted(path)} is {what}, not a file. Give the table.")
+        raise TableError(f"{quoted(path)} is {what}, not a file. Give the path of the table.")
     try:
         data = path.read_bytes()
         if what := next((what for start, what in _STARTS.items() if data.startswith(start)), None):
@@ -187,12 +188,12 @@ def _read_text(path: Path) -> str:
         raise TableError(f"There is no file {quoted(path)}. Check the spelling.") from None
     except UnicodeDecodeError as error:
         raise TableError(
-            f"{quoted(path)} is not text in UTF-8 (byte {error.start}). {SAVE_AS_CSV}"
+            f"{quoted(path)} is not UTF-8 text (byte {error.start}). {SAVE_AS_CSV}"
         ) from error
     except OSError as error:
         raise TableError(f"{quoted(path)} cannot be read: {error.strerror}.") from error
     if "\0" in text:
-        raise TableError(f"{quoted(path)} is not text: it has zero bytes. {SAVE_AS_CSV}")
+        raise TableError(f"{quoted(path)} is not text: it contains zero bytes. {SAVE_AS_CSV}")
     return text
 
 
@@ -210,7 +211,7 @@ def _table_of_records(text: str, source: str) -> Table:
         except (ValueError, RecursionError) as error:
             where = f"row {number} of {source}" if word == "row" else source
             raise TableError(
-                f"{where} is not JSON: {error}. Write one object a line, or a list of objects."
+                f"{where} is not JSON: {error}. Write one object per line, or a list of objects."
             ) from error
     if word == "record":
         found = list(enumerate(found[0][1], start=1))
@@ -222,11 +223,11 @@ def _table_of_records(text: str, source: str) -> Table:
     if len(found) == 1 and word == "row":
         keys = joined([repr(key) for key in found[0][1]], limit=5)
         raise TableError(
-            f"{source} is a single JSON object, with the keys {keys}. A table has one object for each image, one a line or in a "
-            'list, such as {"file_name": "1.jpg", "label": "cat"}.'
+            f"{source} is a single JSON object, with the keys {keys}. A table needs one object per image, each on "
+            'its own line or in a list, such as {"file_name": "1.jpg", "label": "cat"}.'
         )
     if not found:
-        raise TableError(f"The table {source} is empty. It needs one row for each image.")
+        raise TableError(f"The table {source} is empty. It needs one row per image.")
     columns = tuple(dict.fromkeys(name for _, record in found for name in record))
     return Table(
         source=source,
@@ -277,7 +278,8 @@ def metadata_table(folder: Path) -> Table | None:
         return None
     if len({file.parent for file in found}) < len(found):
         raise DataError(
-            f"Labels may come from {' or '.join(map(quoted, found))}. Say which: --labels csv:FILE, or --labels folder."
+            f"Labels may come from {' or '.join(map(quoted, found))}. Choose with --labels csv:FILE or --labels "
+            "folder."
         )
     columns = tuple(dict.fromkeys(name for table in found.values() for name in table.columns))
     rows: list[tuple[Any, ...]] = []
@@ -323,10 +325,11 @@ def listed_images(
     """
     folder, given = Path(path), [Path(name) for name in names]
     if not given:
-        raise ConfigError("fnames is empty. Check the folder that the images were listed from.")
+        raise ConfigError("fnames is empty. Check the folder where you listed the images.")
     if not callable(labels) and len(labels) != len(given):
         raise ConfigError(
-            f"labels must have one label for each of fnames. Received: {len(given)} fnames, {len(labels)} labels"
+            f"labels must have one label for each of the fnames. Received: {len(given)} fnames, {len(labels)} "
+            "labels"
         )
     return LabelledImages(
         root=folder,
@@ -371,17 +374,17 @@ def images_of_table(
     rows = [row for row, name in enumerate(names) if not is_missing(name) and not is_several(name)]
     problems: list[Problem] = []
     if nested := [row for row, name in enumerate(names) if is_several(name)]:
-        what = f"a list or an object in column {table.columns[table.position(image)]!r}"
+        what = f"a list or an object instead of a path in column {table.columns[table.position(image)]!r}"
         problems.append(faulty_rows(table, nested, what, "Write the path of the image itself."))
     if absent := [row for row, name in enumerate(names) if is_missing(name)]:
         what = f"no image in column {table.columns[table.position(image)]!r}"
-        problems.append(faulty_rows(table, absent, what, "Fill it in, or delete the row."))
+        problems.append(faulty_rows(table, absent, what, "Fill in the cell, or delete the row."))
     if split is not None and splits is not None and None in splits:
         unclear = [row for row, name in enumerate(splits) if name is None]
-        what = f"no set in column {table.columns[table.position(split)]!r}"
+        what = f"no known set in column {table.columns[table.position(split)]!r}"
         cure = (
-            "Write train, valid or test, or True for validation and False for training. Where the column numbers folds, hold one "
-            "of them out: splitter=ColSplitter(COLUMN, on=0) in a DataBlock."
+            "Write train, valid or test, or True for validation and False for training. If the column contains "
+            "fold numbers, hold out one fold: splitter=ColSplitter(COLUMN, on=0) in a DataBlock."
         )
         problems.append(faulty_rows(table, unclear, what, cure))
     label_names = [table.columns[table.position(column)] for column in label_columns]
@@ -418,7 +421,7 @@ def _unnamed_note(paths: ImagePaths, root: Path) -> Iterator[str]:
     if unnamed:
         shown = [quoted(os.path.relpath(path, root)) for path in unnamed[:3]]
         more = f" and {len(unnamed) - 3} more" if len(unnamed) > 3 else ""
-        yield f"left out: {counted(len(unnamed), 'image')} that no row names: {joined(shown, limit=3)}{more}"
+        yield f"skipped {counted(len(unnamed), 'image')} that no row names: {joined(shown, limit=3)}{more}"
 
 
 def _labels_of(
@@ -470,7 +473,7 @@ def locate_by_name(
     except DataError:  # no image there at all: the names are reported as missing
         return paths
     ways: list[tuple[str, Callable[[str], str]]] = [
-        ("slashes and blanks", _plain),
+        ("slashes and spaces", _plain),
         ("the file's name", _name),
         ("its name without the extension", lambda text: PurePosixPath(_name(text)).stem),
         ("its name in another case", lambda text: _name(text).casefold()),
@@ -494,13 +497,13 @@ def locate_by_name(
             elif candidates:
                 paths[position] = candidates[0]
                 places = ", ".join(quoted(each.relative_to(folder)) for each in candidates[:3])
-                twice.append(f"{names[position]!r} may be any of {len(candidates)}: {places}")
+                twice.append(f"{names[position]!r} matches {len(candidates)} images: {places}")
             else:
                 left.append(position)
         absent = left
     notes += [f"{counted(number, 'image')} found by {what}" for what, number in found.items()]
     if twice:
-        words = ("name means more than one image", "names mean more than one image")
+        words = ("name matches more than one image", "names match more than one image")
         cure = f"Write the path below {quoted(folder)}."
         problems.append(listing(TableError, words, twice, cure))
     return paths

@@ -67,20 +67,21 @@ def table_words(labels: str) -> TableWords:
     kind: Any = values.get("kind", "labels" if are_lists else "class")
     fault = ""
     if not all(values.values()) or "" in columns:
-        fault = "A word has no value."
+        fault = "An option has no value."
     elif len({*names}) < len([name for name in names if name != "label"]) + ("label" in names):
-        fault = "A word is repeated."
+        fault = "An option is repeated."
     elif kind not in get_args(LabelKind):
         fault = f"There is no kind {kind!r}."
     elif kind == "class" and are_lists:
         fault = "With kind=class an image has one class, in one column and without a delimiter."
     elif kind == "number" and delimiter:
-        fault = "Numbers have no delimiter; name the columns of several numbers one by one."
+        fault = "kind=number allows no delimiter; for several numbers name each column."
     elif kind == "labels" and not are_lists:
-        fault = "kind=labels needs the delimiter of the labels in a cell, or several columns."
+        fault = "kind=labels needs the delimiter between labels in a cell, or several columns."
     if fault:
         raise ConfigError(
-            f"{fault} The labels of a table are {TABLE_FORM}, where label may be repeated. Received: {labels!r}"
+            f"{fault} Labels of a table are given as {TABLE_FORM}, where label may be repeated. Received: "
+            f"{labels!r}"
         )
     return TableWords(
         file=file,

@@ -34,21 +34,21 @@ class EMACallback(Callback):
 
     Args:
         decay: Share of the old average at each step.
-        start: Share of the weights from before the fit in what is validated and left, from 0 to below 1. Half way between
-            the two is about as good as the mean of both networks' probabilities, at the cost of one (Wortsman et al., "Robust
+        start: Share of the weights from before the fit that is mixed into the result, from 0 to below 1. At 0.5 it is about
+            as good as averaging the probabilities of both networks, at the cost of one (Wortsman et al., "Robust
             fine-tuning of zero-shot models", CVPR 2022).
 
     Raises:
-        ConfigError: A number is outside of its range.
+        ConfigError: A number is out of range.
     """
 
     order = -10
 
     def __init__(self, decay: float = 0.999, *, start: float = 0.0) -> None:
         if not 0 < decay < 1:
-            raise ConfigError(f"decay lies between 0 and 1. Received: {decay}")
+            raise ConfigError(f"decay must be between 0 and 1. Received: {decay}")
         if not 0 <= start < 1:
-            raise ConfigError(f"start is a share from 0 to below 1. Received: {start}")
+            raise ConfigError(f"start must be a share from 0 to below 1. Received: {start}")
         self.decay = decay
         self.start = start
         self.steps = 0
@@ -80,7 +80,7 @@ class EMACallback(Callback):
         self._put_average(fit)
 
     def before_epoch(self, fit: Fit) -> None:
-        """Go on training with the weights themselves."""
+        """Continue training with the weights themselves."""
         if self._raw is not None:
             put_weights(fit.trainer.model, self._raw)
             self._raw = None
@@ -105,7 +105,7 @@ class EMACallback(Callback):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on with the average of ``state``."""
+        """Restore the average from ``state``."""
         self.steps = state["steps"]
         for name, value in self._average.items():
             value.copy_(state[f"ema/{name}"])
@@ -148,7 +148,7 @@ class WeightSoup(Callback):
             self._ingredients.append(copy_of_floats(fit.trainer.model))
 
     def after_fit(self, fit: Fit) -> None:
-        """Average, measure, and leave the better of the two."""
+        """Average, validate, and leave the better of the two in the model."""
         ingredients, self._ingredients = self._ingredients, []
         if fit.error is not None or len(ingredients) < 2:
             return
@@ -181,7 +181,7 @@ class WeightSoup(Callback):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on with the copies of ``state``."""
+        """Restore the copies from ``state``."""
         found: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             _, number, name = key.split("/", 2)

@@ -61,8 +61,8 @@ class FitSettings:
     def __post_init__(self) -> None:
         if self.accumulate < 1 or (self.clip is not None and not self.clip > 0):
             raise ConfigError(
-                "accumulate is a number of batches, at least 1, and clip a positive norm or None. "
-                f"Received: accumulate={self.accumulate!r}, clip={self.clip!r}"
+                "accumulate must be at least 1 batch, and clip a positive norm or None. Received: "
+                f"accumulate={self.accumulate!r}, clip={self.clip!r}"
             )
 
 
@@ -181,9 +181,10 @@ class Fit:
         )
         paths = [self.trainer.dls.table.shown_path(row) for row in rows.tolist()]
         return TrainingError(
-            f"The loss became {loss} at step {step} of {self.num_steps}, at learning rates {rates} (earliest layers first), on "
-            f"{joined(paths, limit=MAX_NAMED_FILES)}. That step did not move the weights. Start again from the last good weights with a learning rate "
-            "ten times lower; if it happens at any rate, look at these images and labels."
+            f"The loss became {loss} at step {step} of {self.num_steps}, at learning rates {rates} (earliest "
+            f"layers first), on {joined(paths, limit=MAX_NAMED_FILES)}. That step did not change the weights. "
+            "Start again from the last good weights with a learning rate ten times lower; if it happens at every "
+            "rate, check these images and labels."
         )
 
 
@@ -228,25 +229,25 @@ class CancelFitException(CancelException):
 
 
 class CancelEpochException(CancelException):
-    """Leave out the rest of the epoch, its validation too."""
+    """Skip the rest of the epoch, including its validation."""
 
     event = "after_cancel_epoch"
 
 
 class CancelTrainException(CancelException):
-    """Leave out the other training batches of the epoch."""
+    """Skip the remaining training batches of the epoch."""
 
     event = "after_cancel_train"
 
 
 class CancelValidException(CancelException):
-    """Leave out the validation of the epoch."""
+    """Skip the validation of the epoch."""
 
     event = "after_cancel_validate"
 
 
 class CancelBatchException(CancelException):
-    """Leave out the rest of a batch; gradients that are there stay for the next one."""
+    """Skip the rest of a batch; existing gradients are kept for the next one."""
 
     event = "after_cancel_batch"
 
@@ -256,7 +257,7 @@ class CancelBackwardException(CancelException):
 
 
 class CancelStepException(CancelException):
-    """Do not move the weights by these gradients, which are dropped."""
+    """Skip the optimiser step and drop these gradients."""
 
 
 class _OfLearner:
@@ -272,13 +273,13 @@ class _OfLearner:
 class Callback:
     """Is called at the events of a fit; override the methods that matter.
 
-    They have one of two forms. Either each takes ``fit`` (and ``before_step`` the batch), as below. Or none takes anything, as in
-    fastai: ``before_batch``, ``after_pred``, ``after_loss``, ``after_batch`` and the others of its events, which read what they need
-    from the learner (``self.learn.xb``, or shorter ``self.xb``), set it there (``self.learn.pred = ...``), and leave things out by
-    raising ``CancelFitException`` and its like.
+    Methods have one of two forms. In the first, each takes ``fit`` (and ``before_step`` also the batch), as below. In
+    fastai's form none takes an argument: ``before_batch``, ``after_pred``, ``after_loss``, ``after_batch`` and its other
+    events read what they need from the learner (``self.learn.xb``, or ``self.xb`` for short), set it there
+    (``self.learn.pred = ...``), and skip work by raising ``CancelFitException`` or one of its relatives.
 
-    A class with a method ``before_...`` or ``after_...`` that is no event, or an event that does not take what it is handed, is a
-    ConfigError when the class is defined: nothing would call it.
+    A class with a method ``before_...`` or ``after_...`` that is not an event, or an event with the wrong arguments, is a
+    ConfigError when the class is defined: it would never be called.
 
     Attributes:
         order: Callbacks with a lower number are called first.
@@ -303,12 +304,12 @@ class Callback:
 
     @property
     def name(self) -> str:
-        """The name of the class in small letters, without ``Callback``: the learner has the callback under it."""
+        """The class name in lower case, without ``Callback``; the learner has the callback as an attribute of this name."""
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__)
         return words.lower().replace("_callback", "") or "callback"
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
-        """Before anything begins: return how the steps of this fit are to be taken, changed or not."""
+        """Before the fit begins: return its step settings, changed or not."""
         del fit
         return settings
 
@@ -324,23 +325,23 @@ class Callback:
         return batch
 
     def after_step(self, fit: Fit) -> None:
-        """The weights have moved (with accumulation: the gradients have been added)."""
+        """The weights were updated (with accumulation: the gradients were added)."""
 
     def before_validate(self, fit: Fit) -> None:
-        """The epoch is trained and about to be validated: weights put in now are the ones that are measured."""
+        """Training of the epoch is done and validation is next: weights set now are the ones validated."""
 
     def after_epoch(self, fit: Fit) -> None:
         """The epoch was validated; ``fit.values`` and ``fit.predictions`` belong to it."""
 
     def after_fit(self, fit: Fit) -> None:
-        """The fit is over, whatever ended it; every callback is called."""
+        """The fit is over, however it ended; every callback is called."""
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint has to keep: tensors, and values that JSON can hold."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state`` returned in an interrupted run."""
+        """Restore what ``state`` returned in an interrupted run."""
 
 
 def has_short_form(kind: type[Callback]) -> bool:
@@ -383,8 +384,9 @@ def _check_event(name: str, method: Callable[..., object], *, where: str) -> Non
         nearest = _ELSEWHERE.get(nearest, nearest)
         form = "" if nearest in events else f", as def {nearest}(self)"
         raise ConfigError(
-            f"{where}.{name} would never be called: a fit has no such event. The nearest is {nearest}{form}; there are "
-            f"{', '.join(events)} with fit, or those of fastai, all without. A method for something else needs another name."
+            f"{where}.{name} would never be called, because there is no such event. The nearest is "
+            f"{nearest}{form}. Events that take fit: {', '.join(events)}; fastai's events take no argument. "
+            "Rename the method if it is not an event."
         )
     wanted = list(inspect.signature(event).parameters)
     try:

@@ -25,12 +25,12 @@ _BINS, _LARGEST = 40, 10.0
 
 
 class Hook:
-    """Keeps what a function makes of a layer, its inputs and its output; a context manager that removes itself.
+    """Stores what a function returns for a layer, its inputs and its output; a context manager that removes itself.
 
     Args:
         m: The layer.
         hook_func: Called with layer, inputs and output; backward with layer, None and the gradient of the output in a tuple.
-        is_forward: Whether it is called when the layer gives something, or when the gradient of that is known.
+        is_forward: Call it on the forward pass; otherwise on the backward pass, with the gradient.
         detach: Take tensors without their history.
         cpu: Move them to the CPU.
 
@@ -129,12 +129,12 @@ def hook_outputs(modules: Iterable[nn.Module], detach: bool = True, cpu: bool = 
 
 
 class ActivationStats(Callback):
-    """Records mean, spread and share near zero of what layers give for training batches; drawn by layer and step.
+    """Records mean, standard deviation and share near zero of layer outputs in training, by layer and step.
 
     Args:
         with_hist: Record histograms too, for ``color_dim``.
         modules: The layers; None is all innermost ones with weights.
-        every: Only each so many steps; None is every step.
+        every: Record every this many steps; None is every step.
 
     Attributes:
         stats: For each recorded step one dictionary for each layer: ``mean``, ``std``, ``near_zero``, ``hist``.
@@ -161,7 +161,7 @@ class ActivationStats(Callback):
         return replace(settings, eager=True)
 
     def before_fit(self, fit: Fit) -> None:
-        """Begin anew."""
+        """Clear the records of an earlier fit."""
         self.stats = []
         if self.modules is None:
             parts = fit.trainer.model.modules()
@@ -213,7 +213,7 @@ class ActivationStats(Callback):
     def hist(self, idx: int) -> Tensor:
         """Return the logarithms of the histograms of one layer, float32 ``(40, steps)``; see ``layer_stats``."""
         if not self.with_hist:
-            raise ConfigError("Histograms were not recorded. Make it with ActivationStats(with_hist=True).")  # fmt: skip
+            raise ConfigError("Histograms were not recorded. Use ActivationStats(with_hist=True).")  # fmt: skip
         return torch.stack([each["hist"] for each in self._of_layer(idx)]).T.log1p().cpu()
 
     def plot_layer_stats(self, idx: int) -> None:
@@ -246,7 +246,7 @@ class ActivationStats(Callback):
 
     def _of_layer(self, idx: int) -> list[dict[str, Tensor]]:
         if not self.stats:
-            raise ConfigError("No activations were recorded so far. Fit first.")
+            raise ConfigError("No activations were recorded yet. Fit first.")
         number = len(self.stats[0])
         if not -number <= idx < number:
             raise ConfigError(f"There are {number} layers with weights, so idx is {-number} to {number - 1}. Received: {idx}")  # fmt: skip

@@ -78,10 +78,10 @@ class _FileLogger(Callback):
         except OSError as error:
             what = f"Cannot write {self.path}: {error.strerror}."
             if not self._begun:
-                raise OutputError(f"{what} Choose another fname or free some space.") from error
+                raise OutputError(f"{what} Choose another fname, or free some space.") from error
             with suppress(OSError):
                 os.truncate(self.path, size)
-            warnings.warn(f"{what} The row of this epoch is missing there.", stacklevel=3)
+            warnings.warn(f"{what} The row of this epoch was not written.", stacklevel=3)
         self._begun = True
         self._logs.add(self.path)
 
@@ -89,7 +89,7 @@ class _FileLogger(Callback):
 class CSVLogger(_FileLogger):
     """Writes epoch, losses, metrics and seconds as CSV, numbers in full precision; all fits of a learner in one file.
 
-    Epochs are counted through all fits, and a new ``CSVLogger`` for each fit goes on with the file, too.
+    Epochs are counted through all fits, and a new ``CSVLogger`` for each fit continues the file too.
 
     Args:
         fname: File below the learner's path.
@@ -199,7 +199,7 @@ class WandbLogger(Callback):
         del fit
         if is_main() and self.wandb.run is None:
             raise ConfigError(
-                "WandbLogger sends to a run of wandb, and none was started. Call wandb.init(project=...) first."
+                "WandbLogger needs an active wandb run. Call wandb.init(project=...) first."
             )
 
     def after_epoch(self, fit: Fit) -> None:
@@ -237,7 +237,7 @@ class MLflowLogger(Callback):
         del fit
         if is_main() and self.mlflow.active_run() is None:
             raise ConfigError(
-                "MLflowLogger sends to the active run of MLflow, and none was started. Call mlflow.start_run() first."
+                "MLflowLogger needs an active MLflow run. Call mlflow.start_run() first."
             )
 
     def after_epoch(self, fit: Fit) -> None:
@@ -250,7 +250,7 @@ class MLflowLogger(Callback):
             self.mlflow.log_metrics(named, step=fit.total_epoch)
         except self.mlflow.MlflowException as error:
             warnings.warn(
-                f"MLflow did not take the results of epoch {fit.epoch}: {error}", stacklevel=2
+                f"MLflow did not accept the results of epoch {fit.epoch}: {error}", stacklevel=2
             )
 
 

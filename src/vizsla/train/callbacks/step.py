@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GradientAccumulation(Callback):
-    """Adds up gradients until enough images were seen, then takes one step; the rest of an epoch is a step too.
+    """Adds up gradients until enough images were seen, then takes one step; the rest of an epoch is a step.
 
     Args:
         n_acc: Images of a step; rounded up to whole batches.
@@ -28,7 +28,7 @@ class GradientAccumulation(Callback):
 
     def __init__(self, n_acc: int = 32) -> None:
         if n_acc < 1:
-            raise ConfigError(f"n_acc is a number of images, at least 1. Received: {n_acc!r}")
+            raise ConfigError(f"n_acc, a number of images, must be at least 1. Received: {n_acc!r}")
         self.n_acc = n_acc
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
@@ -37,7 +37,7 @@ class GradientAccumulation(Callback):
 
 
 class GradientClip(Callback):
-    """Scales gradients down to a largest norm.
+    """Scales gradients down to a maximum norm.
 
     Args:
         max_norm: Largest norm of all gradients together.
@@ -47,8 +47,8 @@ class GradientClip(Callback):
     def __init__(self, max_norm: float = 1.0, norm_type: float = 2.0) -> None:
         if not max_norm > 0 or norm_type != 2.0:
             raise ConfigError(
-                "max_norm is positive and norm_type is 2. "
-                f"Received: max_norm={max_norm!r}, norm_type={norm_type!r}"
+                f"max_norm must be positive, and norm_type must be 2. Received: max_norm={max_norm!r}, "
+                f"norm_type={norm_type!r}"
             )
         self.max_norm = max_norm
 
@@ -59,12 +59,12 @@ class GradientClip(Callback):
 
 
 class ProgressiveResizing(Callback):
-    """Trains on small images first and on larger ones later: most of a fit then costs a fraction of the time.
+    """Trains on small images first and larger ones later, so most of the fit takes a fraction of the time.
 
     Howard, DAWNBench entry, 2018; Tan and Le, "EfficientNetV2", 2021 (arXiv 2104.00298). Validation images keep their size.
 
     Args:
-        sizes: The size of each part of the fit, which are equally long: pixels, or (height, width).
+        sizes: The image size for each of the equally long parts of the fit: pixels, or (height, width).
     """
 
     def __init__(self, sizes: Sequence[int | Size] = (128, 192, 224)) -> None:
@@ -85,7 +85,9 @@ class _Mixing(Callback):
 
     def __init__(self, *, alpha: float) -> None:
         if not alpha > 0:
-            raise ConfigError(f"The alpha of a mixture must be above 0. Received: {alpha!r}")
+            raise ConfigError(
+                f"alpha, which sets how strongly images are mixed, must be above 0. Received: {alpha!r}"
+            )
         self.alpha = alpha
 
     def before_fit(self, fit: Fit) -> None:

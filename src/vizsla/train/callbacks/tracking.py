@@ -63,8 +63,8 @@ class TrackerCallback(Callback):
         names = fit.trainer.recorder.value_names
         if self.monitor not in names:
             raise ConfigError(
-                f"{type(self).__name__} cannot watch {self.monitor!r}: this learner has {', '.join(names)}. "
-                "Give one of these, or add the metric to the learner."
+                f"{type(self).__name__} cannot monitor {self.monitor!r}: this learner has {', '.join(names)}. "
+                "Choose one of these, or add the metric to the learner."
             )
         if self.starts_anew(fit):
             self.best = self.worst
@@ -84,17 +84,17 @@ class TrackerCallback(Callback):
             self.best = value
 
     def state(self) -> dict[str, Any]:
-        """Return the best value, and the epochs since."""
+        """Return the best value and the epochs since then."""
         return {"best": self.best if math.isfinite(self.best) else None, "wait": self.wait}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from the best value of ``state``."""
+        """Restore the best value from ``state``."""
         self.best = self.worst if state["best"] is None else state["best"]
         self.wait = state["wait"]
 
 
 class EarlyStoppingCallback(TrackerCallback):
-    """Ends a fit that stops getting better.
+    """Ends a fit when results stop improving.
 
     Args:
         monitor: See ``TrackerCallback``.
@@ -187,7 +187,8 @@ class KeepBest(_BestOfPhases):
 class SaveModelCallback(_BestOfPhases):
     """Saves weights when they are the best so far, and loads them when the fit ends.
 
-    In ``fine_tune`` they are the best of both phases, whose epochs are counted through. Where the best cannot be written, a warning says so, the fit goes on, and the model keeps its last weights at the end.
+    In ``fine_tune`` they are the best of both phases, with epochs numbered across both. If the best weights cannot be
+    written, a warning says so, the fit continues, and the model ends with its last weights.
 
     Args:
         monitor: See ``TrackerCallback``.
@@ -263,14 +264,14 @@ class SaveModelCallback(_BestOfPhases):
             return save_weights(trainer, path, with_opt=self.with_opt)
         except OutputError as error:
             warnings.warn(
-                f"The weights after epoch {fit.epoch} were not saved: {error} Training goes on.",
+                f"The weights after epoch {fit.epoch} were not saved: {error} Training continues.",
                 stacklevel=2,
             )
             return None
 
 
 class ReduceLROnPlateau(TrackerCallback):
-    """Lowers the rates for the rest of the fit when it stops getting better; meant for constant rates.
+    """Lowers learning rates for the rest of the fit when results stop improving; meant for constant rates.
 
     Args:
         monitor: See ``TrackerCallback``.
@@ -294,7 +295,9 @@ class ReduceLROnPlateau(TrackerCallback):
     ) -> None:
         super().__init__(monitor, comp, min_delta, reset_on_fit)
         if not factor > 1:
-            raise ConfigError(f"The factor divides the rates, so it is above 1. Received: {factor}")
+            raise ConfigError(
+                f"factor divides the learning rates, so it must be above 1. Received: {factor}"
+            )
         self.patience = patience
         self.factor = factor
         self.min_lr = min_lr

@@ -98,7 +98,7 @@ def find_learning_rate(
     schedule = lr_range(steps, starts, end_lr * shares[-1])
     if not start_lr < end_lr:
         raise ConfigError(
-            f"The rate rises, so start_lr is below end_lr. Received: start_lr={start_lr}, end_lr={end_lr}"
+            f"start_lr must be below end_lr. Received: start_lr={start_lr}, end_lr={end_lr}"
         )
     taking_part = [
         each
@@ -218,7 +218,7 @@ class _Probe(Callback):
             self.smoothed, wait=self._wait, lowest_best=self._lowest_best, ratio=self._ratio
         ):
             self.stopped = True
-            fit.stop("The loss has run away.")
+            fit.stop("The loss diverged.")
         elif len(self.losses) == self._num_steps:
             fit.stop("All rates were tried.")
 

@@ -36,7 +36,7 @@ Rates = float | slice | list[float] | tuple[float, ...] | NDArray[Any]
 _EARLIER_SHARE = 10
 """``slice(last)`` gives the earlier groups a tenth of the rate of the last, as fastai does."""
 
-_REFUSED = "Learning rates are positive finite numbers"
+_REFUSED = "Learning rates must be positive finite numbers"
 
 
 def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
@@ -51,7 +51,7 @@ def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
     elif isinstance(rates, (np.ndarray, np.generic)):
         if rates.ndim > 1:
             raise ConfigError(
-                f"An array of learning rates has one dimension. Received: shape {rates.shape}"
+                f"An array of learning rates must have one dimension. Received: shape {rates.shape}"
             )
         flat = rates.reshape(-1).tolist()
         result = tuple(flat * num_groups if len(flat) == 1 else flat)
@@ -82,7 +82,7 @@ def _number(rate: object) -> float:
 def _of_slice(rates: slice, *, num_groups: int) -> tuple[float, ...]:
     if rates.step is not None or rates.stop is None:
         raise ConfigError(
-            f"A slice of learning rates is slice(last) or slice(first, last). Received: {rates}"
+            f"A slice of learning rates must be slice(last) or slice(first, last). Received: {rates}"
         )
     first, last = _number(rates.start or 0), _number(rates.stop)
     # The root of their ratio has to be a real number.
@@ -120,7 +120,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.momenta and len(self.momenta) != len(self.factors):
             raise ConfigError(
-                f"A schedule has a momentum for every step or none. Received: {len(self.momenta)} momenta "
+                f"A schedule must have a momentum for every step, or none. Received: {len(self.momenta)} momenta "
                 f"for {len(self.factors)} steps"
             )
 
@@ -201,7 +201,7 @@ def one_cycle(
     usable_momenta = all(0 <= momentum < 1 for momentum in momenta)
     if not (0 <= pct_start <= 1 and div > 0 and div_final > 0 and usable_momenta):
         raise ConfigError(
-            "pct_start lies between 0 and 1, div and div_final are positive, momenta lie between 0 and below 1. "
+            "pct_start must be between 0 and 1, div and div_final positive, and momenta from 0 to below 1. "
             f"Received: pct_start={pct_start}, div={div}, div_final={div_final}, momenta={momenta}"
         )
 
@@ -225,8 +225,8 @@ def flat_cosine(
     """
     if not (0 <= pct_start <= 1 and div_final > 0):
         raise ConfigError(
-            "pct_start lies between 0 and 1 and div_final is positive. "
-            f"Received: pct_start={pct_start}, div_final={div_final}"
+            f"pct_start must be between 0 and 1, and div_final positive. Received: pct_start={pct_start}, "
+            f"div_final={div_final}"
         )
     fall = partial(cosine, 1.0, 1 / div_final)
     return _shaped(num_steps, rates=rates, shape=_two_parts(pct_start, lambda _: 1.0, fall))
@@ -265,7 +265,7 @@ def lr_range(
 def whole_number(value: object, *, name: str, least: int) -> None:
     """Check that a value is a whole number from ``least`` on; raise ``ConfigError`` with its name otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} is a whole number from {least} on. Received: {value!r}")
+        raise ConfigError(f"{name} must be a whole number of at least {least}. Received: {value!r}")
 
 
 def _floats(rates: Sequence[float]) -> tuple[float, ...]:
@@ -296,7 +296,7 @@ def classic_epochs(n_cycle: int, *, cycle_len: int | None = None, cycle_mult: fl
 
 def _check_growth(cycle_mult: float) -> None:
     if not (math.isfinite(cycle_mult) and cycle_mult > 0):
-        raise ConfigError(f"cycle_mult is a positive number. Received: {cycle_mult!r}")
+        raise ConfigError(f"cycle_mult must be a positive number. Received: {cycle_mult!r}")
 
 
 def warm_restarts_classic(
@@ -399,11 +399,12 @@ def _triangles(
     whole_number(cycle_steps, name="cycle_steps", least=1)
     if rise < 1 or not (math.isfinite(div) and div > 0):
         raise ConfigError(
-            "A triangle rises for at least one step from a rate divided by a positive number. "
-            f"Received: div={div}, {hint} with cycles of {cycle_steps} steps. Make the cycle longer or the rise a larger part of it."
+            "A triangular schedule must rise for at least one step, from a rate divided by a positive number. "
+            f"Received: div={div}, {hint} with cycles of {cycle_steps} steps. Make the cycle longer or the rise a "
+            "larger part of it."
         )
     if momenta is not None and not all(0 <= momentum < 1 for momentum in momenta):
-        raise ConfigError(f"Momenta lie between 0 and below 1. Received: {momenta}")
+        raise ConfigError(f"Momenta must be from 0 to below 1. Received: {momenta}")
 
     def factor(step: int) -> float:
         if step <= tail:

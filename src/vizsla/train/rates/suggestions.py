@@ -139,7 +139,7 @@ def slide(
         losses: float32 ``(N,)``.
         num_it: Not used; all readings are called alike.
         lr_diff: Points between the ends of the interval.
-        thresh: Slopes nearer to each other than this are the same.
+        thresh: Slopes that differ by less than this count as equal.
         adjust_value: The rate is multiplied by it.
     """
     del num_it
@@ -228,7 +228,9 @@ def robust_rate(lrs: Tensor, losses: Tensor) -> RobustRate:
     runs = np.atleast_2d(losses.double().numpy())
     num_runs, num_points = runs.shape
     if num_points < FEWEST_POINTS:
-        return _none(f"{num_points} losses can be read and {FEWEST_POINTS} are needed", num_runs)
+        return _none(
+            f"only {num_points} losses are usable, and {FEWEST_POINTS} are needed", num_runs
+        )
     runs = np.where(np.isfinite(runs), runs, np.inf)
     window = max(3, num_points // WINDOW_PART) | 1
     if np.isinf(runs[:, :window]).any():
@@ -246,8 +248,8 @@ def robust_rate(lrs: Tensor, losses: Tensor) -> RobustRate:
         # A loss that never fell is lowest anywhere. It may also have risen from the beginning.
         edge = min(level for _, level in before_rise)
         return _none(
-            "the loss fell at no rate by more than it varies from batch to batch (larger batches or more steps "
-            "would show smaller falls)",
+            "at no rate did the loss fall by more than its variation between batches (try larger batches or more "
+            "steps)",
             num_runs,
             high=float(rates[edge]) if edge > window else math.nan,
         )
@@ -262,7 +264,7 @@ def robust_rate(lrs: Tensor, losses: Tensor) -> RobustRate:
 
 def _none(why: str, num_runs: int, *, high: float = math.nan) -> RobustRate:
     return RobustRate(
-        high=high, reason=f"There is no safe learning rate here: {why}.", num_runs=num_runs
+        high=high, reason=f"No safe learning rate was found: {why}.", num_runs=num_runs
     )
 
 
@@ -428,7 +430,10 @@ def suggest(
         ]
     lacking = [name for name in readings if math.isnan(readings[name][0]) and name != "robust"]
     notes = [
-        f"Of {len(lrs)} losses {len(used)} can be read, too few to suggest {' or '.join(lacking)}; take more steps."
+        (
+            f"Only {len(used)} of {len(lrs)} losses are usable, too few to suggest {' or '.join(lacking)}; use more "
+            "steps."
+        )
         if lacking
         else "",
         found.reason if found else "",
