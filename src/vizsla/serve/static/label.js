@@ -334,7 +334,7 @@ function showGrid() {
     thumb.append(image);
     const said = card.sent ? words(card.sent) : card.dropped ? "dropped" : card.label || "no label";
     button.setAttribute("aria-label", `${card.path}: ${said}${card.decided ? ", decided" : ""}`);
-    button.append(thumb, element("span", "name", said));
+    button.append(thumb, breakable(element("span", "name"), said));
     button.addEventListener("click", () => {
       page.at = place;
       show();
@@ -361,7 +361,7 @@ function showAccuracy() {
   if (!accuracy) return;
   byId("accuracy").textContent = `${percent(accuracy.num_right / accuracy.num_labels)} right`;
   byId("accuracy-words").textContent =
-    `when left out, of ${accuracy.num_labels.toLocaleString("en")} labels (95\u202f% interval ${percent(accuracy.low)} to ${percent(accuracy.high)})`;
+    `of ${accuracy.num_labels.toLocaleString("en")} images, each classified without its own label (95\u202f% interval ${percent(accuracy.low)} to ${percent(accuracy.high)})`;
   if (history.length < 2) return;
   const x = (place) => (120 * place) / (history.length - 1);
   const floor = Math.min(...history.map((point) => point.low));
