@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vizsla.errors import install_command
 from vizsla.infer.stored_features import StoredFeatures
 from vizsla.models.backbones import packaged_networks
 from vizsla.models.names import JOIN
@@ -67,7 +68,10 @@ def better_features(
     seen = [best]
     asked = best.config
     losses = {(asked.arch, asked.size): fit.loss}
-    for config, costs in further_features(asked, best.classifier.backbone):
+    steps = further_features(asked, best.classifier.backbone)
+    if steps and asked.arch == TrainConfig().arch and not has_next_network():
+        display.line(f"{NEXT_NETWORK} would be tried first: {install_command('weights')}")
+    for config, costs in steps:
         if any(
             loss > losses.get((arch, asked.size), math.inf)
             for (arch, size), loss in losses.items()
@@ -125,14 +129,18 @@ def further_features(config: TrainConfig, backbone: Backbone) -> list[tuple[Trai
         return []
     larger, _ = fit_size(at_size(config, LARGER_SIZE), backbone)
     pixels = (larger.size / usual.size) ** 2
-    is_usual = config.arch == usual.arch and not config.weights
-    if not is_usual or NEXT_NETWORK not in packaged_networks():
+    if config.arch != usual.arch or config.weights or not has_next_network():
         return [(larger, pixels)]
     return [
         (replace(config, arch=NEXT_NETWORK), NEXT_COST),
         (replace(larger, arch=NEXT_NETWORK), NEXT_COST * pixels),
         (larger, pixels),
     ]
+
+
+def has_next_network() -> bool:
+    """Whether the weights of the next network are installed."""
+    return NEXT_NETWORK in packaged_networks()
 
 
 def _can_join(one: FeatureSet, other: FeatureSet) -> bool:

@@ -40,7 +40,7 @@ from vizsla.recipe.features_first import (
 from vizsla.recipe.flips import Flips
 from vizsla.recipe.going_on import as_it_was, check_classes, choices_of, predict_before
 from vizsla.recipe.minutes import better_features
-from vizsla.recipe.networks import choose_network
+from vizsla.recipe.networks import SECONDS, choose_network
 from vizsla.text import counted
 from vizsla.train.callbacks.base import as_callbacks
 from vizsla.train.checkpoint import data_identity, differences
@@ -71,6 +71,8 @@ _ADDED = ("augment", "flip", "vertical_flip", "colour", "balance", "compress_gra
 
 MINUTES_COST = 20
 """Times as long as the features: those of a larger network and size, a trial and a training of eight epochs each."""
+COMPARED_SHARE = 0.25
+"""Of the minutes, for a comparison of networks."""
 AS_IT_WAS = "the earlier model as it was"
 
 
@@ -474,7 +476,10 @@ def with_network(
     kept = None if checkpoint is None else checkpoint.kept_by(OfferEpochs)
     if kept is not None:
         return replace(config, arch=kept["notes"]["settings"]["arch"]), ""
-    choice = choose_network(loaders, config=config, display=display)
+    seconds = SECONDS
+    if not isinstance(config.minutes, str):
+        seconds = min(seconds, COMPARED_SHARE * 60 * config.minutes)
+    choice = choose_network(loaders, config=config, display=display, seconds=seconds)
     return replace(config, arch=choice.arch), choice.reason
 
 
