@@ -319,7 +319,12 @@ def test_the_choices_of_a_run_train_another_one(
 
 def test_a_missing_device_is_refused(vizsla: RunVizsla, model: Path, pictures: Path):
     absent = "mps" if torch.cuda.is_available() or sys.platform == "linux" else "cuda"
-    for words in (("train", pictures), ("predict", model, pictures)):
+    commands = (
+        ("train", pictures),
+        ("train", pictures, "--arch", "auto"),
+        ("predict", model, pictures),
+    )
+    for words in commands:
         done = vizsla(*words, "--device", absent)
         assert (done.code, done.out) == (2, "")
         assert done.err == (
