@@ -14,10 +14,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclopts import App, Parameter, default_name_transform
+from cyclopts import App, Parameter
 from cyclopts.config import Dict
 
 from vizsla import __version__
+from vizsla.cli.mistakes import check_numbers, option_name, own_words
 from vizsla.cli.models import compare, embed, evaluate, export, predict, serve, verify
 from vizsla.cli.terminal import reported_errors, sigterm_as_ctrl_c
 from vizsla.cli.training import (
@@ -27,6 +28,7 @@ from vizsla.cli.training import (
     demo,
     find_lr,
     label,
+    list_archs,
     pack,
     report,
     show_cache,
@@ -39,35 +41,26 @@ if TYPE_CHECKING:
     from cyclopts import ArgumentCollection
 
 COMMANDS = {
-    "demo": demo,
-    "train": train,
-    "find-lr": find_lr,
-    "check": check,
-    "audit": audit,
-    "label": label,
-    "pack": pack,
-    "evaluate": evaluate,
-    "compare": compare,
-    "predict": predict,
-    "embed": embed,
-    "cache": show_cache,
-    "serve": serve,
-    "export": export,
-    "verify": verify,
-    "report": report,
-    "bench": bench,
+    "demo": (demo, "[OPTIONS]"),
+    "train": (train, "DATA [OPTIONS]"),
+    "find-lr": (find_lr, "DATA [OPTIONS]"),
+    "check": (check, "DATA [OPTIONS]"),
+    "audit": (audit, "DATA [OPTIONS]"),
+    "label": (label, "DATA [OPTIONS]"),
+    "pack": (pack, "DATA OUT [OPTIONS]"),
+    "evaluate": (evaluate, "MODEL DATA [OPTIONS]"),
+    "compare": (compare, "RUN RUN [OPTIONS]"),
+    "predict": (predict, "MODEL IMAGES... [OPTIONS]"),
+    "embed": (embed, "MODEL IMAGES... --out FILE [OPTIONS]"),
+    "cache": (show_cache, "[OPTIONS]"),
+    "serve": (serve, "MODEL [OPTIONS]"),
+    "export": (export, "MODEL --onnx FILE [OPTIONS]"),
+    "verify": (verify, "FILE [OPTIONS]"),
+    "report": (report, "RUN [OPTIONS]"),
+    "bench": (bench, "[DATA] [OPTIONS]"),
+    "list-archs": (list_archs, "[WORD]"),
 }
-_SHORT_NAMES = {
-    "batch_size": "bs",
-    "learning_rate": "lr",
-    "num_workers": "workers",
-    "start_from": "from",  # a word of Python's own
-}
-
-
-def option_name(field: str) -> str:
-    """Return the name of a configuration field on the command line."""
-    return _SHORT_NAMES.get(field) or default_name_transform(field)
+"""The function of each command, and what follows its name."""
 
 
 def shown_default(value: object) -> object:
@@ -78,7 +71,8 @@ def shown_default(value: object) -> object:
 
 
 def read_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Apply ``--config FILE`` to every option that was not typed."""
+    """Apply ``--config FILE`` to every option that was not typed, and refuse what is no number where one is wanted."""
+    check_numbers(arguments)
     given = [argument.tokens for argument in arguments if "--config" in argument.names]
     if not given or not given[0]:
         return
@@ -124,8 +118,8 @@ app = App(
     exit_on_error=False,
     suppress_keyboard_interrupt=False,
 )
-for number, (name, command) in enumerate(COMMANDS.items()):
-    app.command(command, name=name, sort_key=number)
+for number, (name, (command, usage)) in enumerate(COMMANDS.items()):
+    app.command(command, name=name, sort_key=number, usage=f"Usage: vizsla {name} {usage}")
 app.register_install_completion_command()
 
 
@@ -140,5 +134,5 @@ def main() -> None:
     command = next((word for word in words if word in COMMANDS), "")
     doing = f"running vizsla {command}".rstrip()
     with sigterm_as_ctrl_c(), reported_errors(doing=doing, debug=debug):
-        app([word for word in words[:end] if word != "--debug"] + words[end:])
+        app(own_words(app, [word for word in words[:end] if word != "--debug"] + words[end:]))
     sys.exit(0)

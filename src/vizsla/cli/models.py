@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from vizsla.cli.mistakes import data_place, expanded, model_file, model_first, run_folder
 from vizsla.cli.terminal import check_device, check_writable, end
 from vizsla.errors import ConfigError, DataError
 from vizsla.files import check_vacant
-from vizsla.run.folder import check_not_of_run
+from vizsla.run.folder import check_not_of_run, run_of
 from vizsla.text import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from contextlib import AbstractContextManager
 
     from vizsla.predict.formats import Format
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 _STDOUT = Path("-")
 # "-" is standard input or output, not an option.
 PathOrDash = Annotated[Path, Parameter(allow_leading_hyphen=True)]
-
-
-def model_file(model: Path) -> Path:
-    """Return the model file of a run folder; any other path stays."""
-    return model / "model.safetensors" if model.is_dir() else model
 
 
 def evaluate(
@@ -86,9 +82,11 @@ def evaluate(
     from vizsla.run.folder import RunFolder
     from vizsla.train.display import Bars, Display
 
+    model, data = model_first(model, data)
     check_device(device)
     if csv is not None:
         check_writable(csv, force=force)
+    model, data = run_of(model), data_place(data)
     predictor = Predictor.load(model_file(model), device=device)
     if threshold:
         predictor.set_thresholds(read_thresholds(threshold))
@@ -143,7 +141,7 @@ def compare(first: Path, second: Path, /, *, json: bool = False) -> None:
     from vizsla.cli.terminal import comparison_json
     from vizsla.evaluate.compare import compare as compare_runs
 
-    found = compare_runs(first, second)
+    found = compare_runs(run_folder(first), run_folder(second))
     if json:
         say(comparison_json(found))
         return
@@ -224,7 +222,8 @@ def predict(
     from vizsla.predict.formats import Format
     from vizsla.predict.stream import PredictOptions, print_predictions
 
-    source = _source(paths, lists=lists, null=null)
+    model, *images = model_first(model, *paths)
+    source = _source(images, lists=lists, null=null)
     form, file = _target(csv=csv, jsonl=jsonl, parquet=parquet, json=json)
     if csv_safe and form is not Format.csv and sort_to is None:
         raise ConfigError("--csv-safe is about CSV. Give --csv FILE.")
@@ -332,7 +331,8 @@ def embed(
     from vizsla.predict.formats import Format
     from vizsla.predict.stream import PredictOptions
 
-    source = _source(paths, lists=lists, null=null)
+    model, *images = model_first(model, *paths)
+    source = _source(images, lists=lists, null=null)
     forms = {".npz": Format.npz, ".parquet": Format.parquet}
     if out.suffix.lower() not in forms:
         raise ConfigError(
@@ -372,7 +372,7 @@ def _engine(
     return ray_engine(address=address, num_actors=actors, device=device)
 
 
-def _source(paths: tuple[Path, ...], *, lists: tuple[Path, ...], null: bool) -> PathSource:
+def _source(paths: Sequence[Path], *, lists: tuple[Path, ...], null: bool) -> PathSource:
     """Return where the paths of images come from; refuse a mistyped option: a path that begins with a hyphen must exist."""
     from vizsla.predict.stream import PathSource
 
@@ -385,7 +385,7 @@ def _source(paths: tuple[Path, ...], *, lists: tuple[Path, ...], null: bool) -> 
         raise ConfigError(
             "--null says how a list of paths ends each of them. Give --list FILE, or -."
         )
-    return PathSource(paths=paths, lists=lists, null=null)
+    return PathSource(paths=expanded(paths), lists=lists, null=null)
 
 
 def _write(
@@ -704,6 +704,7 @@ def export(
     from vizsla.export.write import export_model
     from vizsla.run.folder import RunFolder
 
+    model = run_of(model)
     if int8 and fp16:
         raise ConfigError("--int8 and --fp16 exclude each other. Choose one of them.")
     beside = [

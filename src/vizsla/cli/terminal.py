@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import CycloptsError
 
+from vizsla.cli.mistakes import in_options, usage_text
 from vizsla.errors import ConfigError, OutputError, VizslaError, all_at_once, memory_checked
 from vizsla.run.folder import check_not_of_run
 from vizsla.text import one_line, say
@@ -70,10 +71,10 @@ def reported_errors(*, doing: str, debug: bool = False) -> Generator[None]:
             yield
     except CycloptsError as error:
         if isinstance(error.__cause__, VizslaError):  # a configuration that cannot work
-            stop(2, error.__cause__, str(error.__cause__))
-        stop(2, error, str(error).strip())
+            stop(2, error.__cause__, in_options(str(error.__cause__)))
+        stop(2, error, usage_text(error))
     except VizslaError as error:
-        stop(2, error, " ".join([str(error), *getattr(error, "__notes__", ())]))
+        stop(2, error, " ".join([in_options(str(error)), *getattr(error, "__notes__", ())]))
     except KeyboardInterrupt as error:
         code, what = (143, "Told to end.") if error.args else (130, "Stopped by Ctrl-C.")
         stop(code, error, " ".join([what, *getattr(error, "__notes__", ())]))
@@ -333,10 +334,12 @@ def check_device(device: str) -> None:
         "mps": torch.backends.mps.is_available(),
     }
     if device not in is_there:
-        raise ConfigError(f"--device is auto, cpu, cuda or mps. Received: {device!r}")
+        raise ConfigError(
+            f"--device is auto, cpu, cuda or mps. Received: {device}. To choose one of several GPUs, put CUDA_VISIBLE_DEVICES=1 before vizsla."
+        )
     if not is_there[device]:
         raise ConfigError(
-            f"There is no device {device!r} here that torch can use. Leave --device out to take the best one there is."
+            f"This machine has no {device} device that torch can use. Leave --device out to take the best one there is."
         )
 
 

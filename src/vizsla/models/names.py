@@ -1,7 +1,7 @@
 """Architectures by name: which library is meant, where a body is cut, and the functions that stand for names.
 
 A name is looked up in this order: ``efficientnet_lite0`` (its weights come with an installed package), timm's names (with or
-without a tag, as in ``resnet18.a1_in1k``), torchvision's names. So where both libraries have a name, timm's network is meant;
+without a tag, as in ``resnet18.a1_in1k``; ``hf-hub:timm/resnet18.a1_in1k`` is the same), torchvision's names. So where both libraries have a name, timm's network is meant;
 ``torchvision:resnet34``, or torchvision's function ``resnet34`` itself, means torchvision's.
 
 The XResNets (``xresnet50``) are vizsla's own; neither library has them. Two names with a plus between them,
@@ -42,6 +42,7 @@ TORCHVISION_PREFIX = "torchvision:"
 JOIN = "+"
 """Between the names of networks that are joined; no network has it in its name."""
 
+_HUB_NAME = re.compile(r"(?:hf[-_]hub:|(?=timm/))(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)")
 _CUT_NAME = re.compile(r"(.+)\[:(\d{1,4})\]")
 
 TORCHVISION_FUNCTIONS = (
@@ -91,6 +92,7 @@ def resolve_architecture(
         if own in XRESNET_NAMES:
             return "vizsla", own
         return "torchvision", own or _torchvision_function_name(arch)
+    arch = _without_hub(arch)
     if arch == PACKAGED_NAME or arch in PACKAGED_NAMES.values():
         return "timm", arch
     if JOIN in arch:
@@ -136,8 +138,8 @@ def nearest_names(name: str, names: tuple[str, ...], *, count: int = 3) -> tuple
 def _unknown(name: str, names: tuple[str, ...], *, library: str) -> ConfigError:
     nearest = ", ".join(nearest_names(name, names))
     return ConfigError(
-        f"No network of {library} is called {name!r}. The nearest names are: {nearest}. Choose one of them, or pass a "
-        "torchvision function or an nn.Module."
+        f"No network of {library} is called {name!r}. The nearest names are: {nearest}. Choose one of them; "
+        "vizsla list-archs WORD finds others."
     )
 
 
@@ -151,6 +153,19 @@ def _torchvision_function_name(function: Callable[..., nn.Module]) -> str:
             "To use a function of your own, call it and pass the nn.Module that it returns."
         )
     return name
+
+
+def _without_hub(arch: str) -> str:
+    """Return the name in an address on the Hugging Face hub, such as ``hf-hub:timm/resnet18.a1_in1k``, where timm's own weights are."""
+    found = _HUB_NAME.fullmatch(arch)
+    if found is None:
+        return arch
+    if found["owner"] != "timm":
+        raise ConfigError(
+            f"Only networks of timm itself are taken from the hub by name, hf-hub:timm/NAME. Received: {arch!r}. Download the weights, "
+            "and name the network that they are for: --arch NAME --weights FILE, in Python weights=FILE."
+        )
+    return found["name"]
 
 
 def _timm_name(arch: str) -> str | None:

@@ -29,6 +29,8 @@ def test_names_of_both_libraries():
         ("efficientnet_lite0", ("timm", "efficientnet_lite0")),
         ("resnet34", ("timm", "resnet34")),
         ("resnet18.a1_in1k", ("timm", "resnet18.a1_in1k")),
+        ("hf-hub:timm/resnet18.a1_in1k", ("timm", "resnet18.a1_in1k")),
+        ("hf_hub:timm/resnet18", ("timm", "resnet18")),
         ("mnasnet0_5", ("torchvision", "mnasnet0_5")),
         ("torchvision:resnet34", ("torchvision", "resnet34")),
         (models.resnet34, ("torchvision", "resnet34")),
@@ -45,7 +47,7 @@ def test_unknown_names_are_refused_with_the_nearest():
         ("efficentnet_lite0", f"'efficentnet_lite0'.*{nearest}"),
         ("torchvision:resnet35", r"'resnet35'.*resnet34"),
         ("resnet18.a9_in1k", r"'a9_in1k'.*resnet18\.a1_in1k"),
-        *((name, f"'{name}'") for name in ("", "hf-hub:timm/resnet18", "local-dir:/tmp", "a/b")),
+        *((name, f"'{name}'") for name in ("", "hf-hub:a/resnet18", "local-dir:/tmp", "a/b")),
         (my_network, "my_network"),
         (torchvision.models.detection.ssd300_vgg16, "ssd300_vgg16"),
     ]

@@ -83,7 +83,7 @@ def resolve_data(
             these where there are any.
         valid: ``"auto"`` keeps the split that the data states: a column ``is_valid`` or ``split``, or folders under the
             usual names (``layout.SPLIT_WORDS``); without one a fifth is held out, of each class where an image has one, and
-            of the images of each rare label where it has several. A number between 0 and 1 holds out that part, and is
+            of the images of each rare label where it has several. A number between 0 and 1, or ``"20%"``, holds out that part, and is
             refused where the data states a split; ``"pool:0.2"`` pools its parts and draws another. Images of a ``test``
             folder or row stay in neither set.
         label_level: Which level of folders names the class, counted from 1 below the split folders; ``"auto"`` is the only
@@ -459,12 +459,13 @@ def _valid_fraction(valid: float | str) -> tuple[float | None, bool]:
         return None, False
     text = str(valid)
     try:
-        fraction = float(text.removeprefix("pool:"))
+        number = text.removeprefix("pool:")
+        fraction = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
     except ValueError:
         fraction = 0.0
     if not 0 < fraction < 1:
         raise ConfigError(
-            "valid must be the share of each class to hold out, a number between 0 and 1 such as 0.2; 'pool:0.2' "
-            f"to draw a new split of data that is already split; or 'auto'. Received: {valid!r}"
+            "valid must be the share of each class to hold out, such as 0.2 or 20%; pool:20% to draw a new split of data that is "
+            f"already split; or auto. Received: {valid}"
         )
     return fraction, text.startswith("pool:")
