@@ -9,7 +9,7 @@ ICML 2017. The temperature and the error with it are those of ``evaluate/calibra
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vizsla.evaluate.calibration import calibrate, reliability
@@ -150,7 +150,9 @@ def learning_curves(history: Sequence[HistoryPoint]) -> tuple[Panel, ...]:
     step = max(1, math.ceil(nice_step(len(epochs), count=8)))
     x_label = "epoch (0: the head on frozen features)" if fits else "epoch"
     ticks = [str(number) if number % step == 0 else "" for number in numbers]
-    return (*over_images, *_panels([*fits[-1:], *epochs], ticks, x_label=x_label))
+    # The head's training loss leaves each image out, that of epochs does not.
+    start = [replace(point, train_loss=None) for point in fits[-1:]]
+    return (*over_images, *_panels([*start, *epochs], ticks, x_label=x_label))
 
 
 def _panels(

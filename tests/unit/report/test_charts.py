@@ -92,7 +92,7 @@ def test_curves_go_down_when_the_loss_does():
 
 
 def test_fits_of_the_head_and_epochs_after_them_have_axes_of_their_own():
-    figures = points(*[(None, 0.9, 0.5)] * 3)
+    figures = points(*[(0.8, 0.9, 0.5)] * 3)
     fits = [replace(point, num_pictures=50 * 2**point.epoch) for point in figures]
     panels = learning_curves((*fits, *points(*[(0.5, 0.6, 0.7)] * 4, stage="end to end")))
     assert [panel.title for panel in panels] == ["Loss", "Validation accuracy, %"] * 2
@@ -100,7 +100,7 @@ def test_fits_of_the_head_and_epochs_after_them_have_axes_of_their_own():
     assert axes == [["50", "100", "200"], ["0", "1", "2", "3", "4"]]
     assert "images" in panels[0].x_label
     assert "epoch" in panels[2].x_label
-    assert len(panels[2].lines[0].dots) == 4  # the head has no training loss
+    assert len(panels[2].lines[0].dots) == 4  # the training loss of the head is another one
     assert len(panels[2].lines[1].dots) == 5
 
 
