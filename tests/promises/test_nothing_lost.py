@@ -435,7 +435,7 @@ def test_a_signal_in_each_phase_leaves_nothing_half_done(
         (
             ("predict", "run", image_folder, "--csv", "out.csv"),
             "out.csv.part",
-            "go on with --resume",
+            "continue with --resume",
         ),
     ):
         code, said = signalled(*command, at=[at], number=signal.SIGTERM)

@@ -81,7 +81,7 @@ def folder_source(
     found = sorted({each.name for each in place.iterdir()} - _NO_CLASSES)
     if not found:
         raise DataError(
-            f"There are no folders of classes in {place}. It holds one folder per class, with images in each."
+            f"There are no class folders in {place}. Create one folder per class there, with its images inside."
         )
     known = found if classes is None else list(classes)
     if unknown := [name for name in found if name not in known]:

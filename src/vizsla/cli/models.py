@@ -52,7 +52,7 @@ def evaluate(
 ) -> None:
     """Judge a model on labelled images: metrics with intervals, classes, confusions, calibration, worst mistakes.
 
-    The images should be ones that the model was not trained on; given the folder of a run, those that it was trained on are left out.
+    The images should be ones that the model was not trained on; given the folder of a run, its training images are skipped.
 
     For example:
 
@@ -64,8 +64,8 @@ def evaluate(
         data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
         labels: Where labels come from, as for train.
         label_level: Which level of folders names the class, as for train.
-        group: Groups of images, such as patients, as for train: those that a run was trained on are left out whole.
-        part: The part of the data to judge; auto: its test part if it has one, else its validation part, else all.
+        group: Groups of images, such as patients, as for train: whole groups that a run was trained on are skipped.
+        part: The part of the data to evaluate on; auto: its test part if it has one, else its validation part, else all.
         fixes: A CSV file of labels to change and images to drop, as for train.
         csv: Write what was said of each image to this file.
         json: Print everything as one JSON object.
@@ -97,7 +97,7 @@ def evaluate(
             sides = RunFolder(model).sides()
             trained_on = {path for path, side in sides.items() if side == "train"}
         except DataError as error:
-            display.line(f"Images that the model was trained on cannot be left out: {error}")
+            display.line(f"The model's training images cannot be skipped: {error}")
     with Bars(display) as bars:
         found = evaluate_model(
             predictor,
@@ -124,7 +124,7 @@ def evaluate(
 
 
 def compare(first: Path, second: Path, /, *, json: bool = False) -> None:
-    """Compare two runs, or two files of predictions, on the same images: can they be told apart?
+    """Compare two runs, or two files of predictions, on the same images: is the difference significant?
 
     The interval is that of the paired difference. Runs on different images are compared on those that both have, at least 50.
 
@@ -417,7 +417,7 @@ def _write(
                 on_progress=move,
             )
         except KeyboardInterrupt as stop:
-            stop.add_note("The rows until then are kept; go on with --resume.")
+            stop.add_note("The rows so far are kept; continue with --resume.")
             raise
     if done is None:
         say(f"{file} is complete already.", err=True)

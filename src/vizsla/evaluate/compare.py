@@ -103,7 +103,7 @@ class Comparison:
             yield f"only {name} is {better}: {counted(number, 'image')}"
         for name, number in zip(self.names, self.num_left_out, strict=True):
             if number:
-                yield f"left out: {counted(number, 'image')} that only {name} has"
+                yield f"skipped {counted(number, 'image')} that only {name} has"
         yield self.sentence
 
 

@@ -360,7 +360,7 @@ def build_head(
         )
     if kind != ConcatPoolHead.kind:
         raise ConfigError(
-            f'There is no head of kind {kind!r}; the kinds are "{ConcatPoolHead.kind}" and "features". '
+            f'Unknown kind of head: {kind!r}. Known kinds: "{ConcatPoolHead.kind}" and "features". '
             "A newer vizsla may know it."
         )
     options = {name: value for name, value in config.items() if name != "kind"}

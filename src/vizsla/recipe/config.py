@@ -191,8 +191,9 @@ class TrainConfig:
             )
         if self.weights and self.start_from:
             raise ConfigError(
-                "weights begins a new model with the body in a file, start_from (--from) goes on with a whole model. "
-                f"Received: weights={self.weights!r}, start_from={self.start_from!r}. Give one of them."
+                "weights starts a new model from the body in a file, while start_from (--from) continues "
+                f"training a whole model. Received: weights={self.weights!r}, start_from={self.start_from!r}. "
+                "Give one of them."
             )
         if self.bit_depth != "auto" and not (
             _is_whole(self.bit_depth, least=8) and self.bit_depth <= 16

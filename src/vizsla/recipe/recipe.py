@@ -434,7 +434,7 @@ def _store_for(
             yield FeatureStore(folder=folder, identity=settings, resume=checkpoint.resume)
         except KeyboardInterrupt as stop:
             if folder.exists():
-                stop.add_note("Features computed so far are kept: go on with --resume.")
+                stop.add_note("Features computed so far are kept: continue with --resume.")
             raise
         return
     folder = home_folder() / "cache" / "features" / secrets.token_hex(8)

@@ -135,7 +135,7 @@ class LabelApi:
             loop = asyncio.get_running_loop()
             data = await loop.run_in_executor(self._decoding, partial(_jpeg, path, side=side))
         except (PictureError, OSError):
-            raise RefusedError(404, "The image cannot be read any more.") from None
+            raise RefusedError(404, "The image can no longer be read.") from None
         # Its address has the token, which is another one after the next start.
         headers = {"content-type": "image/jpeg", "cache-control": "private, max-age=3600"}
         return Response(data, headers=headers)

@@ -333,7 +333,7 @@ def _keep_copies_together(
 
 
 Part = Literal["auto", "train", "valid", "test", "all"]
-"""Which images of labelled data to judge; ``auto``: ``test`` where the data has such a part, else ``valid``, else all."""
+"""Which images of labelled data to evaluate on; ``auto``: ``test`` where the data has such a part, else ``valid``, else all."""
 
 
 def labelled_data(

@@ -76,7 +76,7 @@ def folder_label(path: Path | str, *, root: Path, vocab: Sequence[str]) -> str:
         found = (
             f"folders of {len(classes)} classes: {classes}" if classes else "no folder of a class"
         )
-        raise LabelError(f"it lies in {found}")
+        raise LabelError(f"it is in {found}")
     return classes[0]
 
 
