@@ -418,7 +418,7 @@ def test_evaluate_judges_images_that_the_run_was_not_trained_on(
         "train", tmp_path / "data", "--size", "48", "--out", tmp_path / "run", "--on-bad", "skip"
     )
     assert (
-        f"25 labelled images in neither set. To judge the model on them: vizsla evaluate {tmp_path / 'run'} {tmp_path / 'data'}\n"
+        f"25 labelled images in neither set. To evaluate the model on them: vizsla evaluate {tmp_path / 'run'} {tmp_path / 'data'}\n"
         in done.out
     )
     shutil.copytree(test / "disc", test / "fox")
@@ -478,7 +478,7 @@ def test_missing_paths_and_two_formats_are_refused(vizsla: RunVizsla, model: Pat
     assert f"\n  'none.jpg'\n  '{long}'\n  'nowhere'\n" in done.err
     done = vizsla("predict", model, pictures, "--csv", "-", "--json")
     assert (done.code, done.out) == (2, "")
-    assert done.err == "vizsla: --csv and --json exclude each other. Choose one of them.\n"
+    assert done.err == "vizsla: --csv and --json cannot be used together. Choose one of them.\n"
 
 
 def test_features_are_written_and_images_sorted(

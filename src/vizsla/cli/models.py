@@ -50,7 +50,7 @@ def evaluate(
     workers: int = -1,
     threshold: tuple[str, ...] = (),
 ) -> None:
-    """Judge a model on labelled images: metrics with intervals, classes, confusions, calibration, worst mistakes.
+    """Evaluate a model on labelled images: metrics with intervals, classes, confusions, calibration, worst mistakes.
 
     The images should be ones that the model was not trained on; given the folder of a run, its training images are skipped.
 
@@ -67,7 +67,7 @@ def evaluate(
         group: Groups of images, such as patients, as for train: whole groups that a run was trained on are skipped.
         part: The part of the data to evaluate on; auto: its test part if it has one, else its validation part, else all.
         fixes: A CSV file of labels to change and images to drop, as for train.
-        csv: Write what was said of each image to this file.
+        csv: Write the prediction for each image to this CSV file.
         json: Print everything as one JSON object.
         force: Replace a file that exists.
         device: auto, cpu, cuda or mps.
@@ -198,11 +198,11 @@ def predict(
         parquet: Write a Parquet file.
         json: Print one JSON object per line.
         resume: Continue a file that was not finished.
-        force: Replace a file that exists, and throw away the rows of one that was not finished.
+        force: Replace an existing file, and discard the rows of an unfinished one.
         lists: A file with one path per line; may be repeated.
         null: The paths of lists end with zero bytes (find -print0).
         tta: Views of each image to average, 1 to 12; 1 to 6 where the classes differ by left and right.
-        coverage: Add the set of classes that holds the true one so often, such as 0.95.
+        coverage: Add the set of classes that contains the true one with this probability, such as 0.95.
         device: auto, cpu, cuda or mps.
         bs: Images that are computed together.
         workers: Threads that read images; -1: one per core.
@@ -212,7 +212,7 @@ def predict(
         copy: With --sort-to: copy, as without it.
         link: With --sort-to: make symbolic links instead of copies.
         csv_safe: Put ' before text that a spreadsheet would take for a formula, such as =A1.
-        sha256: Open the model only if its file has this digest.
+        sha256: Open the model only if its file has this SHA-256.
         threshold: Of several labels, the probability above which an image has one: a number, or LABEL=NUMBER; may be repeated.
         engine: local: this process; ray: processes of Ray, on this machine or a cluster, which give the same rows.
         address: With --engine ray: the cluster, HOST:PORT or auto; none: start Ray on this machine.
@@ -226,20 +226,18 @@ def predict(
     source = _source(images, lists=lists, null=null)
     form, file = _target(csv=csv, jsonl=jsonl, parquet=parquet, json=json)
     if csv_safe and form is not Format.csv and sort_to is None:
-        raise ConfigError("--csv-safe is about CSV. Give --csv FILE.")
+        raise ConfigError("--csv-safe applies only to CSV. Give --csv FILE.")
     if top < 1 or (top != 3 and (form in (Format.csv, Format.parquet) or sort_to is not None)):
         raise ConfigError(
-            "--top is a number from 1 on, and is about the table and JSON: CSV and Parquet have the probability of every class. "
-            f"Received: --top {top}"
+            "--top must be at least 1, and applies only to the table and JSON: CSV and Parquet have the "
+            f"probability of every class. Received: --top {top}"
         )
     if file is None and (resume or force):
         raise ConfigError(
-            "--resume and --force are about a file. Give --csv, --jsonl or --parquet FILE."
+            "--resume and --force apply only to a file. Give --csv, --jsonl or --parquet FILE."
         )
     if (copy or link) and (sort_to is None or copy == link):
-        raise ConfigError(
-            "--copy and --link are two ways to fill the folder of --sort-to DIR. Give that, and one of them."
-        )
+        raise ConfigError("--copy and --link need --sort-to DIR, and only one of them can be used.")
     if sort_to is not None and (form is not Format.table or coverage is not None):
         raise ConfigError(
             "--sort-to writes DIR/sorted.csv, and no other file. Leave --csv, --jsonl, --parquet, --json and --coverage out, or run "
@@ -317,13 +315,13 @@ def embed(
             a column for each.
         features: head: what the model's head reads; body: the mean of each channel of the network's last stage.
         resume: Continue a file that was not finished.
-        force: Replace a file that exists, and throw away the rows of one that was not finished.
+        force: Replace an existing file, and discard the rows of an unfinished one.
         lists: A file with one path per line; may be repeated.
         null: The paths of lists end with zero bytes (find -print0).
         device: auto, cpu, cuda or mps.
         bs: Images that are computed together.
         workers: Threads that read images; -1: one per core.
-        sha256: Open the model only if its file has this digest.
+        sha256: Open the model only if its file has this SHA-256.
         engine: As for predict.
         address: As for predict.
         actors: As for predict.
@@ -364,7 +362,7 @@ def _engine(
     """Return what computes instead of this process, if anything does."""
     if name == "local":
         if address is not None or actors is not None:
-            raise ConfigError("--address and --actors are about Ray. Add --engine ray.")
+            raise ConfigError("--address and --actors apply only to Ray. Add --engine ray.")
         check_device(device)
         return None
     from vizsla.integrations.ray import ray_engine
@@ -485,7 +483,7 @@ def _target(
     }
     given = [name for name, (_, file) in chosen.items() if file is not None]
     if len(given) > 1:
-        raise ConfigError(f"{given[0]} and {given[1]} exclude each other. Choose one of them.")
+        raise ConfigError(f"{given[0]} and {given[1]} cannot be used together. Choose one of them.")
     if not given:
         return Format.table, None
     form, file = chosen[given[0]]
@@ -581,7 +579,7 @@ def serve(
         max_seconds: Seconds that an answer may take.
         max_requests: Requests in progress at once; others are told that the server is busy.
         max_connections: Open connections from one address; behind a proxy all visitors have its address.
-        sha256: Open the model only if its file has this digest.
+        sha256: Open the model only if its file has this SHA-256.
         log_level: What is logged on standard error, as JSON lines.
         access_log: Log each request too.
     """
@@ -590,7 +588,7 @@ def serve(
     from vizsla.serve.server import serve as run_serve
 
     if run is not None and nearest is not None:
-        raise ConfigError("--run and --nearest exclude each other. Choose one of them.")
+        raise ConfigError("--run and --nearest cannot be used together. Choose one of them.")
     if data is not None and run is None:
         raise ConfigError(
             "--data says where the images of --run are now. Give --run RUN, or leave --data out."
@@ -691,8 +689,8 @@ def export(
         torch: Program of torch.export (.pt2) to write.
         openvino: OpenVINO file (.xml, with a .bin beside it) to write. Needs: pip install openvino
         executorch: Program of ExecuTorch (.pte) to write. Needs: pip install executorch
-        space: New folder to write: a Hugging Face Space, a page that shows what the model says.
-        docker: New folder to write: what docker build makes an image of that answers HTTP requests with onnxruntime alone.
+        space: New folder to write: a Hugging Face Space, a web page for trying the model.
+        docker: New folder to write: files for docker build; the container answers HTTP requests with only onnxruntime.
         int8: Compute in 8 bits, calibrated on training images: a quarter of the size, and faster on most processors.
         fp16: Compute in float16: half the size.
         calibrate: Images to calibrate and measure on: a folder, or a CSV file, as for evaluate. Default: those of the run.
@@ -706,7 +704,7 @@ def export(
 
     model = run_of(model)
     if int8 and fp16:
-        raise ConfigError("--int8 and --fp16 exclude each other. Choose one of them.")
+        raise ConfigError("--int8 and --fp16 cannot be used together. Choose one of them.")
     beside = [
         None if onnx is None else golden_path(onnx),
         openvino and openvino.with_suffix(".bin"),
@@ -722,7 +720,7 @@ def export(
         try:
             data = RunFolder(model).table()
         except DataError as error:
-            say(f"Nothing is measured on the images of the run: {error}", err=True)
+            say(f"The images of the run cannot be used for measuring: {error}", err=True)
     written = export_model(
         model_file(model),
         onnx=onnx,

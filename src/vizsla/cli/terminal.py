@@ -65,7 +65,7 @@ def reported_errors(*, doing: str, debug: bool = False) -> Generator[None]:
     # Pillow warns of oddities in files that it reads anyway; we report what it cannot read.
     warnings.filterwarnings("ignore", module="PIL")
     before, warnings.showwarning = warnings.showwarning, warn
-    cure = "Take smaller batches or images, end other programs, or use a machine with more."
+    cure = "Use smaller batches or images, close other programs, or use a machine with more memory."
     try:
         with memory_checked(doing, cure=cure):
             yield
@@ -129,7 +129,8 @@ def finish(
     say(f"Results: {run.folder}{'/'}  (open {run.folder / 'report.html'})")
     if untouched:
         say(
-            f"Untouched so far: {untouched:,} labelled images in neither set. To judge the model on them: {judge}"
+            f"Untouched so far: {untouched:,} labelled images in neither set. To evaluate the model on them: "
+            f"{judge}"
         )
     if run.problem:
         end(2, f"vizsla: {run.problem}")

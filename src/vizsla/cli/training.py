@@ -95,9 +95,9 @@ def train(
     force: bool = False,
     config: Path | None = None,  # noqa: ARG001 (``read_config`` has taken what it says)
 ) -> None:
-    r"""Train a classifier; write model, numbers and report.
+    r"""Train a classifier; write the model, its metrics and a report.
 
-    The results are in a folder of their own, by default runs/NAME; an earlier run is never written over without --force.
+    Results go into a new folder, by default runs/NAME; an earlier run is never overwritten without --force.
 
     For example:
 
@@ -113,11 +113,11 @@ def train(
             dataset, hf:OWNER/NAME.
         on_bad: Refuse images that cannot be read, or skip them and train on the rest.
         out: Folder for the results; default: runs/NAME.
-        checkpoint_every: Seconds between two states that the end-to-end epochs write, for --resume.
+        checkpoint_every: Seconds between checkpoints of the end-to-end epochs, for --resume.
         profile: Print where the time went and write it to profile.json; on CUDA steps are slower then.
-        resume: Go on with the run in the folder that was cut off; begin if there is none.
+        resume: Resume an interrupted run in this folder, or start a new one.
         force: Write into the folder even if it exists; with --resume: even if data or settings differ.
-        config: The config.toml of a run folder: its choices hold wherever no option is typed.
+        config: The config.toml of a run folder: its settings apply unless an option is given.
     """
     from dataclasses import replace
 
@@ -143,7 +143,7 @@ def train(
                 sides = RunFolder(run_before).sides()
             except DataError as error:
                 display.line(
-                    f"Which images {choices.start_from} was trained on cannot be found out: {error}"
+                    f"It is unknown which images {choices.start_from} was trained on: {error}"
                 )
         table = _read_data(data, where, seed=choices.seed, display=display, sides=sides)
         display.line(counts_line(table))
@@ -330,7 +330,7 @@ def audit(
         out: Folder for the results; default: NAME-audit. If it exists, the next free number is added.
         arch: Network whose features are compared.
         size: Side of the square that the network sees, in pixels.
-        seed: Everything that is random follows from it.
+        seed: Seed of everything that is random.
         device: auto, cpu, cuda or mps.
         bs: Images that are computed together.
         workers: Threads that read images; -1: one per core.
@@ -483,10 +483,10 @@ def pack(
     on_bad: Literal["error", "skip"] = "error",
     workers: int = -1,
 ) -> None:
-    """Write images with labels and split as tar shards, for disks and networks that read large files best.
+    """Pack images with labels and split into tar shards, for disks and networks that read large files best.
 
     OUT is then DATA for train and the other commands, with the same labels, split and order, and WebDataset's loaders read
-    it. After a kill the same command goes on: finished shards are kept if their checksums are right.
+    it. After an interruption, run the same command to continue: finished shards are kept if their checksums are right.
 
     For example:
 
@@ -533,7 +533,7 @@ def pack(
     )
     if done.unreadable:
         entries = [f"{path}: {cause}" for path, cause in done.unreadable]
-        say(f"Left out, {counted(len(entries), 'image')} that cannot be read:\n{listed(entries)}")
+        say(f"Skipped {counted(len(entries), 'image')} that cannot be read:\n{listed(entries)}")
 
 
 def bench(

@@ -65,9 +65,10 @@ class TrainConfig:
     Attributes:
         arch: Network, by its name in timm or torchvision. The weights of the default are installed with vizsla. auto: the best for
             these images of those whose weights are on this machine, alone or two joined; NAME+NAME: two joined.
-        weights: A file of weights for the network instead of the published ones; of a model, its body alone.
-        start_from: A model to go on from, a file or the folder of a run: its network, size and preparation of images, its
-            classes and new ones. Given the folder, images that it was trained on stay out of a validation set that is drawn.
+        weights: A weights file for the network instead of the published ones; from a model, only its body is used.
+        start_from: A model to continue from, a file or the folder of a run: its network, image size and preparation are
+            kept, and its classes, with new ones added. Given the folder, images that it was trained on stay out of a
+            validation set that is drawn.
         epochs: End-to-end epochs after the head was fitted; auto: as many as pay within the minutes, without these 5 on a CUDA
             device, else 0.
         minutes: Time to spend, from reading the images' features on, where it pays: on a larger network and on larger images where
@@ -77,11 +78,11 @@ class TrainConfig:
             rotations and crops do not run out of image.
         resize_method: How images become squares. crop: the largest square in the middle (end-to-end epochs move it); squish;
             pad with the image mirrored, pad-border with its edges, pad-zeros with black.
-        patience: End the end-to-end epochs where so many in a row did not lower the loss of training images that were held out to
-            judge them; 0: never.
+        patience: Stop the end-to-end epochs when this many in a row did not lower the loss of held-out training images; 0:
+            never.
         batch_size: Images in a step.
         learning_rate: Peak learning rate of the late layers in the end-to-end epochs.
-        seed: Split, crops and everything else that is random follow from it.
+        seed: Seed of the split, crops and everything else that is random.
         precision: Number format of the network; auto: fp32 on a CPU, fp16 or bf16 on CUDA.
         num_workers: Threads that read images; auto (or -1): one per core.
         device: auto, cpu, cuda or mps.
@@ -92,7 +93,7 @@ class TrainConfig:
         augment: How much training images vary: none: mirror nothing and change nothing; the others say how strongly the
             end-to-end epochs crop, turn, warp, and change brightness and contrast.
         flip: Mirror training images left to right; auto: unless that makes classes alike, such as arrows, or augment is
-            none. If it is on, or off, by your word, nothing is decided.
+            none. An explicit True or False is always followed.
         vertical_flip: Also turn training images upside down, as is right for microscopes and satellites, unless flip is
             auto and that makes classes alike.
         colour: Let the end-to-end epochs change brightness and contrast; the hue never changes.

@@ -383,7 +383,7 @@ class _Judge(Callback):
         if self.seconds is None:
             return
         if any_of(time.monotonic() - self.started > self.seconds):
-            fit.stop("The time for trying is up.")
+            fit.stop("The time for the trial is over.")
 
 
 def end_to_end_trainer(

@@ -82,7 +82,7 @@ def test_the_command_line_says_what_is_wrong(vizsla: Callable[..., Any], tmp_pat
     assert (done.code, done.out) == (2, "")
     assert "none.safetensors" in done.err
     done = vizsla("serve", "m", "--run", tmp_path, "--nearest", tmp_path)
-    assert (done.code, done.err) == (2, "vizsla: --run and --nearest exclude each other. Choose one of them.\n")  # fmt: skip
+    assert (done.code, done.err) == (2, "vizsla: --run and --nearest cannot be used together. Choose one of them.\n")  # fmt: skip
     done = vizsla("serve", "m", "--max-mb", "0")
     assert (done.code, done.err) == (2, "vizsla: The limit body_bytes is a number above 0. Received: 0\n")  # fmt: skip
 
