@@ -6,8 +6,10 @@ from .config import Truncated as Truncated
 from .end_to_end import END_TO_END as END_TO_END
 from .end_to_end import RATE_SHARES as RATE_SHARES
 from .end_to_end import BestState as BestState
+from .end_to_end import InParts as InParts
 from .end_to_end import Trial as Trial
 from .end_to_end import end_to_end_trainer as end_to_end_trainer
+from .end_to_end import saved_bytes as saved_bytes
 from .end_to_end import train_end_to_end as train_end_to_end
 from .end_to_end import try_end_to_end as try_end_to_end
 from .features_first import EPOCH_COLUMNS as EPOCH_COLUMNS

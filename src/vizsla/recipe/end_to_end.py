@@ -23,7 +23,9 @@ from vizsla.data.loading.order import balancing_weights
 from vizsla.errors import ModelFileError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.evaluate.statistics import normal_quantile
+from vizsla.models.classifier import evaluation_mode
 from vizsla.models.groups import norm_parameters
+from vizsla.models.layers import in_channels
 from vizsla.recipe.features_first import show_point
 from vizsla.recipe.flips import Flips
 from vizsla.text import counted
@@ -65,6 +67,10 @@ TRIAL = "trial"
 TRIAL_SHARE = 0.9
 """Of the seconds that there are: the rest is for predictions and for an epoch that takes longer."""
 HALF_WAY = 0.5
+MOST_SAVED_BYTES = 3_000_000_000
+"""Of what a step keeps for its gradients on a CPU: 32 images of 224 pixels in the default network are 2.5 GB, in it and the next one
+together at 320 pixels 12.2 GB.
+"""
 EMA_DECAY = 0.99
 WARM_UP_STEPS = 50
 FEWEST_STEPS, MOST_STEPS, PATIENCE_STEPS = 200, 20_000, 100
@@ -198,7 +204,7 @@ def try_end_to_end(
         f"Trying end-to-end training{within} without {num_held:,} of {num_all:,} training images, which then judge it."
     )
     schedule = _schedule(epochs * steps, config=config)
-    trainer.run(schedule, epochs, TRIAL, cbs=[EMACallback(EMA_DECAY), judge])
+    trainer.run(schedule, epochs, TRIAL, cbs=[InParts(), EMACallback(EMA_DECAY), judge])
     found, line = judge.best, "Nothing could be tried"
     gain, least = judge.gain
     if found is not None:
@@ -240,6 +246,7 @@ def train_end_to_end(
         n_epoch=trial.epochs,
         stage=END_TO_END,
         cbs=[
+            InParts(),
             EMACallback(EMA_DECAY, start=1 - (trial.share or 1.0)),
             OfferEpochs(best, history=history, notes=notes, is_kept=bool(trial.share)),
             *as_callbacks(cbs),
@@ -276,6 +283,43 @@ def _schedule(num_steps: int, *, config: TrainConfig) -> Schedule:
         rates=tuple(share * config.learning_rate for share in RATE_SHARES),
         factors=tuple(min(1.0, (step + 1) / rising) for step in range(num_steps)),
     )
+
+
+class InParts(Callback):
+    """Keeps what a step saves on a CPU within ``most_bytes``; norms that are not trained make the result that of the whole batch."""
+
+    def __init__(self, most_bytes: int = MOST_SAVED_BYTES) -> None:
+        self.most_bytes = most_bytes
+
+    def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
+        """Choose how many parts a batch goes through in."""
+        dls = fit.trainer.dls
+        if dls.device.type != "cpu" or dls.final_size is None:
+            return settings
+        saved = dls.train.bs * saved_bytes(fit.trainer.classifier, size=dls.final_size)
+        return replace(
+            settings, parts=min(dls.train.bs, max(1, math.ceil(saved / self.most_bytes)))
+        )
+
+
+def saved_bytes(classifier: Classifier, *, size: Size) -> int:
+    """Return how many bytes the forward pass of one image of ``(height, width)`` keeps for gradients, besides the weights."""
+    weights = {parameter.data_ptr() for parameter in classifier.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in weights:
+            saved[tensor.data_ptr()] = tensor.nbytes
+        return tensor.detach()
+
+    image = torch.zeros(1, in_channels(classifier), *size)
+    with (
+        evaluation_mode(classifier),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
+        _logits = classifier(image)  # holds what is saved, so that no address is used twice
+    return sum(saved.values())
 
 
 class _Judge(Callback):

@@ -78,7 +78,7 @@ class TrainingStep:
         self.whole_batch = whole_batch
         self.say = say
         self.events = events
-        self.parts = 1
+        self.parts = settings.parts
         self.scaler = make_scaler(precision) if scaler is None else scaler
         self._enter: Callable[[str], None] = (
             (lambda _: None) if settings.clock is None else settings.clock.to

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from vizsla import (
+    Callback,
     ConfigError,
     OutputError,
     PictureError,
@@ -29,8 +30,11 @@ from vizsla.recipe import (
     EPOCH_COLUMNS,
     FEATURE_PHASES,
     BestState,
+    InParts,
     Trial,
+    end_to_end_trainer,
     loaders_for,
+    saved_bytes,
     train_end_to_end,
     try_end_to_end,
 )
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 
     from vizsla import DataLoaders
     from vizsla.evaluate import HistoryPoint
+    from vizsla.train.callbacks import Fit
 
 CONFIG = TrainConfig(size=32, batch_size=4, epochs=0, device="cpu")
 QUIET = Display(quiet=True)
@@ -166,6 +171,35 @@ def test_held_out_training_images_decide_what_is_kept(classifier: Classifier, lo
 def test_patience_ends_a_trial_that_does_not_pay(classifier: Classifier, loaders: DataLoaders):
     found = tried(loaders, classifier, epochs=300, patience=1, learning_rate=10.0)
     assert (found.epochs, found.share) == (0, 0)
+
+
+def test_a_step_in_parts_saves_less_and_is_that_of_the_whole_batch(
+    classifier: Classifier, loaders: DataLoaders
+):
+    before = state_of(classifier)
+    saved = saved_bytes(classifier, size=(32, 32))
+    assert 3.8 * saved < saved_bytes(classifier, size=(64, 64)) < 4 * saved
+    config = replace(CONFIG, augment="none", precision="fp32")
+    after: dict[int, tuple[int, dict[str, Tensor]]] = {}
+    for most_bytes in (4 * saved, 2 * saved, 1):
+        classifier.load_state_dict(before)
+        trainer = end_to_end_trainer(loaders, classifier, config=config, display=QUIET)
+        trainer.fit(1, lr=1e-2, cbs=[InParts(most_bytes), parts := SeenParts()])
+        after[most_bytes] = parts.number, state_of(classifier)
+    assert [number for number, _ in after.values()] == [1, 2, 4]
+    (_, whole), *others = after.values()
+    for name, value in whole.items():
+        for _, state in others:
+            torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-4)
+
+
+class SeenParts(Callback):
+    """Remembers how many parts a batch goes through in."""
+
+    number = 0
+
+    def before_fit(self, fit: Fit) -> None:
+        self.number = fit.settings.parts
 
 
 def test_the_validation_images_decide_nothing(classifier: Classifier, loaders: DataLoaders):

@@ -39,6 +39,7 @@ class FitSettings:
 
     Attributes:
         accumulate: Batches whose gradients are added up for one step of the optimiser.
+        parts: How many parts a batch goes through in, one after another; the step is that of the whole batch, except for batch norms.
         clip: Largest norm of all gradients together; None leaves them.
         sizes: ``(height, width)`` of the training images in each part of the fit, all parts equally long; empty for the size
             of the loaders.
@@ -52,6 +53,7 @@ class FitSettings:
     """
 
     accumulate: int = 1
+    parts: int = 1
     clip: float | None = None
     sizes: tuple[Size, ...] = ()
     eager: bool = False
