@@ -45,7 +45,7 @@ FILES: tuple[tuple[str, str | bytes, int, str], ...] = (
     ("l.csv", table(*ROWS, "99.png,a"), 2, "row 12 ('l/99.png'), did you mean '9.png'?"),
     ("l.csv", table(*ROWS, "folder.png,a"), 2, "'l/folder.png'), it is a folder"),
     ("l.csv", table(*ROWS, "pipe.png,a"), 2, "'l/pipe.png'), it is a pipe"),
-    ("l.csv", table(*ROWS, "link.png,a"), 2, "'l/link.png'), a broken link"),
+    ("l.csv", table(*ROWS, "link.png,a"), 2, "'l/link.png'), it is a broken link"),
     ("l.csv", b"PK\x03\x04", 2, "zip archive"),
     ("l.csv", b"PAR1", 2, "Parquet"),
     ("l.csv", "file,label\n0.png,a\0", 2, "zero bytes"),

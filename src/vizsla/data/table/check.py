@@ -315,7 +315,7 @@ def _nearest(path: str, names_in: Callable[[str], dict[str, str]]) -> str:
     """Return words about what is there instead, or the image in the same folder that was perhaps meant, or nothing."""
     if os.path.lexists(path):
         what = "a folder" if os.path.isdir(path) else "a pipe, socket or device" if os.path.exists(path) else "a broken link"  # fmt: skip  # noqa: PTH110, PTH112
-        return f" ({what})"
+        return f", it is {what}"
     folder, name = os.path.split(path.replace("\\", "/"))
     there = names_in(folder)
     near = get_close_matches(name.strip().casefold(), there, 1, 0.75)
