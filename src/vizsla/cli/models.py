@@ -61,7 +61,8 @@ def evaluate(
 
     Args:
         model: A model.safetensors, or the folder of a run.
-        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
+        data: A folder of images or of tar shards, a pattern of shards, a CSV file that lists images, Parquet files, or a Hugging Face
+            dataset, hf:OWNER/NAME.
         labels: Where labels come from, as for train.
         label_level: Which level of folders names the class, as for train.
         group: Groups of images, such as patients, as for train: whole groups that a run was trained on are skipped.
@@ -192,7 +193,8 @@ def predict(
 
     Args:
         model: A model.safetensors, or the folder of a run.
-        paths: Images, or folders of them; -: a list on standard input.
+        paths: Images, or what holds them: folders, tar shards, Parquet files, patterns of these, or a Hugging Face dataset,
+            hf:OWNER/NAME; -: a list on standard input.
         csv: Write comma-separated rows with every class's probability to this file; -: print them.
         jsonl: Write one JSON object per line to this file.
         parquet: Write a Parquet file.
@@ -310,7 +312,8 @@ def embed(
 
     Args:
         model: A model.safetensors, or the folder of a run.
-        paths: Images, or folders of them; -: a list on standard input.
+        paths: Images, or what holds them: folders, tar shards, Parquet files, patterns of these, or a Hugging Face dataset,
+            hf:OWNER/NAME; -: a list on standard input.
         out: File to write. NPZ: features, float32 (N, D), NaN where an image cannot be read; path and error, text (N,). Parquet:
             a column for each.
         features: head: what the model's head reads; body: the mean of each channel of the network's last stage.

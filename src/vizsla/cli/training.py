@@ -191,7 +191,8 @@ def find_lr(
     from where its end-to-end epochs would begin, and nothing of that is kept.
 
     Args:
-        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
+        data: A folder of images or of tar shards, a pattern of shards, a CSV file that lists images, Parquet files, or a Hugging Face
+            dataset, hf:OWNER/NAME.
         steps: Steps of each of three runs.
         out: The plot, a PNG; default: NAME-learning-rate.png. If it exists, the next free number is added.
     """
@@ -236,7 +237,8 @@ def check(
         vizsla check labels.csv --labels csv:labels.csv,image=file,label=breed --json
 
     Args:
-        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images; or a notebook (.ipynb) or script (.py).
+        data: A folder of images or of tar shards, a pattern of shards, a CSV file that lists images, Parquet files, or a Hugging Face
+            dataset, hf:OWNER/NAME; or a notebook (.ipynb) or script (.py).
         truncated: JPEGs that end too early: strict: unreadable; ok: take what is there.
         bit_depth: Bits that the values of 16-bit images use, 8 to 16; auto: decided once for all images, by the largest value.
         seed: The split that is drawn follows from it.
@@ -326,7 +328,8 @@ def audit(
         vizsla audit labels.csv --labels csv:labels.csv,image=file,label=breed --json
 
     Args:
-        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images.
+        data: A folder of images or of tar shards, a pattern of shards, a CSV file that lists images, Parquet files, or a Hugging Face
+            dataset, hf:OWNER/NAME.
         out: Folder for the results; default: NAME-audit. If it exists, the next free number is added.
         arch: Network whose features are compared.
         size: Side of the square that the network sees, in pixels.
@@ -392,7 +395,7 @@ def label(
         vizsla label pets --unlabelled new-photos
 
     Args:
-        data: A folder of images, labelled or not, a CSV file that lists them, or the folder of a run: its data.
+        data: As for train, labelled or not; or the folder of a run: its data.
         labels: Where labels come from, as for train; none: nobody has labelled any image yet.
         label_level: Which level of folders names the class, as for train.
         unlabelled: A folder of further images; those that get a label are added to training.
@@ -495,7 +498,8 @@ def pack(
         vizsla train shards
 
     Args:
-        data: A folder of images, or a CSV file that lists them.
+        data: A folder of images or of tar shards, a pattern of shards, a CSV file that lists images, Parquet files, or a Hugging Face
+            dataset, hf:OWNER/NAME.
         out: A new folder, or that of the same command before.
         size: Short side in pixels of larger images; default: the bytes of each image as they are.
         format: What images made smaller are written as: jpeg and webp in quality 95, or png.
@@ -563,7 +567,8 @@ def bench(
         vizsla bench pets --machines 4 --gpu a10 --speed-up 30 --price 1.2
 
     Args:
-        data: A folder of images or of tar shards, a pattern of shards, or a CSV file that lists images; without it photographs are made up.
+        data: A folder of images or of tar shards, a pattern of shards, a CSV file that lists images, Parquet files, or a Hugging Face
+            dataset, hf:OWNER/NAME; without it photographs are made up.
         seconds: About how long to measure.
         machines: Estimate for so many machines too, each like this one or with one GPU.
         gpu: Their GPU. h100 is known with resnet34 and resnet50 at 224 pixels; any other name needs --speed-up.

@@ -162,7 +162,7 @@ def walk_images(folder: Path) -> Iterator[str]:
             has_images = True
             for name in names:
                 yield prefix + name
-    if not has_images:  # shards, or nothing
+    if not has_images:  # shards, rows, or nothing
         yield from list_images(folder).paths.texts()
 
 

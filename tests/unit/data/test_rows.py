@@ -12,11 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla import ConfigError, DataError, MissingExtraError, TableError
+from vizsla import (
+    ConfigError,
+    DataError,
+    ImageDataLoaders,
+    MissingExtraError,
+    TableError,
+    get_image_files,
+)
 from vizsla.data import pack
 from vizsla.data.images import decode_image
 from vizsla.data.storage import facts_of, is_there, read_bytes
 from vizsla.data.table import resolve_data
+from vizsla.predict import walk_images
 
 NAMES = ("zebra", "ant")  # not in the order of the alphabet
 
@@ -83,6 +91,7 @@ def test_datasets_in_every_form_are_the_same_table(
     for source, third in sources.items():
         table = resolve_data(source, seed=0)
         assert table.vocab == NAMES, source
+        assert get_image_files(source) == [*map(Path, walk_images(Path(source)))] == [*table.paths]
         rows = [row for name in sorted(parts) for row in parts[name]]
         assert [read_bytes(path) for path in table.paths] == [files[row] for row in rows]
         assert table.targets.tolist() == [row % 2 for row in rows]
@@ -133,6 +142,29 @@ def test_bytes_and_columns_of_any_parquet_file(here: Path, files: list[bytes]):
     assert read_bytes(file / "0") == b"text", "a file that changes is read again"
     with pytest.raises(OSError, match="no image"):
         read_bytes(file / "1")
+
+
+def test_parts_are_named_as_a_folder_or_by_a_pattern(here: Path, files: list[bytes]):
+    pytest.importorskip("datasets")
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = here / "photos.parquet"  # as Spark names it
+    folder.mkdir()
+    for number in range(3):
+        some = files[number::3]
+        cells = {"bytes": some, "breed": ["ab"[files.index(file) % 2] for file in some]}
+        parquet.write_table(arrow.table(cells), folder / f"part-{number}.snappy.parquet")
+    whole = resolve_data(folder, seed=0)
+    assert whole.vocab == ("a", "b")
+    assert [read_bytes(path) for path in whole.paths] == [*files[0::3], *files[1::3], *files[2::3]]
+    for data in (folder / "*.parquet", folder / "part-{0..2}.snappy.parquet"):
+        table = resolve_data(data, seed=0)
+        assert [*map(table.shown_path, range(12))] == [*map(whole.shown_path, range(12))]
+        assert table.valid_rows.tolist() == whole.valid_rows.tolist()
+        assert get_image_files(data) == [*map(Path, walk_images(data))] == [*whole.paths]
+    with pytest.raises(DataError, match=r"part-3\.snappy"):
+        resolve_data(folder / "part-{0..3}.snappy.parquet", seed=0)
+    with pytest.raises(DataError, match="from_folder"):
+        ImageDataLoaders.from_folder(folder, valid_pct=0.2)
 
 
 def test_what_cannot_be_read_is_said(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from vizsla import DataError, MissingExtraError, get_image_files
+from vizsla import DataError, MissingExtraError, PictureError, get_image_files
+from vizsla.data import pack
 from vizsla.data.storage import block_folder, open_shard, read_bytes
 from vizsla.data.table import resolve_data
 from vizsla.types import ImageTable
@@ -160,7 +162,7 @@ class RangeHandler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.num_requests += 1  # type: ignore[attr-defined]
-        if "secret" in self.path:
+        if "secret" in self.path or self.server.is_refusing:  # type: ignore[attr-defined]
             self.send_error(403)
             return
         file, asked = Path(self.translate_path(self.path)), self.headers.get("Range")
@@ -181,7 +183,7 @@ class RangeHandler(SimpleHTTPRequestHandler):
 @pytest.fixture
 def http(tmp_path: Path) -> Iterator[tuple[str, ThreadingHTTPServer]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(tmp_path)))
-    server.num_requests = 0  # type: ignore[attr-defined]
+    server.num_requests, server.is_refusing = 0, False  # type: ignore[attr-defined]
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", server
@@ -223,6 +225,30 @@ def test_an_address_that_cannot_be_read_is_an_error_that_stops(
         resolve_data("gs://bucket/{0..3}.tar", seed=0)
 
 
+def test_access_that_is_lost_in_the_middle_is_said_once_and_loses_nothing(
+    packed: Path, image_folder: Path, tmp_path: Path, http: tuple[str, ThreadingHTTPServer]
+):
+    address, server = http
+    table = resolve_data(f"{address}/{image_folder.name}", seed=0)
+    read = 0
+
+    def refuse(_: int) -> None:
+        nonlocal read
+        read += 1
+        server.is_refusing = read >= 8  # type: ignore[attr-defined]
+
+    with pytest.raises(DataError, match="refused") as caught:
+        pack(table, tmp_path / "out", shard_mb=0.01, num_workers=1, on_bad="skip", on_progress=refuse)  # fmt: skip
+    assert not isinstance(caught.value, PictureError)  # it is not one image that is left out
+    with pytest.raises(DataError, match="refused") as caught:
+        resolve_data(f"{address}/shards/{{00..03}}.tar", seed=0)
+    assert str(caught.value).count(".tar") == 1
+    server.is_refusing = False  # type: ignore[attr-defined]
+    done = pack(table, tmp_path / "out", shard_mb=0.01, num_workers=1)
+    assert 0 < done.num_kept < done.num_shards
+    assert done.num_images == len(table.paths)
+
+
 @pytest.mark.slow
 def test_training_from_s3_is_training_from_files(
     packed: Path,
@@ -233,6 +259,7 @@ def test_training_from_s3_is_training_from_files(
 ):
     """A stand-in for S3 on this machine; it takes seconds to start."""
     import boto3
+    from moto.core.responses import ActionAuthenticatorMixin
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -265,5 +292,18 @@ def test_training_from_s3_is_training_from_files(
         assert labels_of(resolve_data("s3://pets/pictures", seed=0)) == labels_of(resolve_data(image_folder, seed=0))  # fmt: skip
         with pytest.raises(DataError, match="04"):
             resolve_data("s3://pets/shards/{00..04}.tar", seed=0)
+        # The keys stop working after some images, and are those of nobody to begin with.
+        words = ("predict", str(tmp_path / "run-0"), "s3://pets/pictures", "--bs", "4", "--workers", "1", "--csv")  # fmt: skip
+        assert vizsla(*words, str(tmp_path / "whole.csv")).code == 0
+        shutil.rmtree(block_folder())
+        for num_requests in (18, 0):
+            monkeypatch.setattr(ActionAuthenticatorMixin, "request_count", 0)
+            monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", num_requests)
+            done = vizsla(*words, str(tmp_path / "said.csv"), "--resume")
+            assert done.code == 2
+            assert "refused" in done.err
+        monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", float("inf"))
+        assert vizsla(*words, str(tmp_path / "said.csv"), "--resume").code == 0
+        assert (tmp_path / "said.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     finally:
         server.stop()

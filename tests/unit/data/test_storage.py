@@ -98,6 +98,7 @@ def test_a_shard_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path):
         "damaged": bytes(damaged),
         "joined": whole + whole,
         "text": b"no tar" * 200,
+        "nothing": b"",
     }
     for name, data in cases.items():
         (tmp_path / f"{name}.tar").write_bytes(data)
@@ -107,6 +108,19 @@ def test_a_shard_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path):
             read_bytes(shard / "a.jpg")
         assert not isinstance(caught.value, PictureError)  # it is not one image that is left out
     assert not list(index_folder().glob("*"))
+
+
+def test_a_shard_that_goes_away_is_not_one_missing_image(tmp_path: Path):
+    shard = write_shard(tmp_path / "0.tar", CONTENTS)
+    assert read_bytes(shard / "a.png") == b"one"
+    shard.rename(tmp_path / "1.tar")
+    for ask in (read_bytes, facts_of):
+        with pytest.raises(DataError, match=r"0\.tar") as caught:
+            ask(shard / "a.png")
+        assert not isinstance(caught.value, PictureError)  # nor is it left out
+    assert not is_there(shard / "a.png")
+    (tmp_path / "1.tar").rename(shard)
+    assert read_bytes(shard / "a.png") == b"one"
 
 
 def test_what_opens_images_opens_those_of_shards(tmp_path: Path, image_folder: Path):

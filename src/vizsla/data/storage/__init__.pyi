@@ -5,9 +5,9 @@ from .addresses import block_folder as block_folder
 from .addresses import list_files as list_files
 from .patterns import expand_shards as expand_shards
 from .patterns import names_shards as names_shards
-from .rows import HUB as HUB
 from .rows import Rows as Rows
-from .rows import is_saved_dataset as is_saved_dataset
+from .rows import is_on_hub as is_on_hub
+from .rows import names_rows as names_rows
 from .rows import open_rows as open_rows
 from .rows import open_splits as open_splits
 from .shards import Shard as Shard

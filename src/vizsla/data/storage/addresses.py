@@ -36,7 +36,12 @@ BLOCK_BYTES = 8 * 2**20
 SHARE_OF_FREE_DISK = 0.25
 _WAITS = (0.2, 1.0)  # Seconds between tries.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-_REFUSALS = re.compile(r"credential|forbidden|unauthori[sz]ed|access ?denied|expired ?token|\b40[13]\b", re.IGNORECASE)  # fmt: skip
+# An expired key of S3 is a "Bad Request" where only the length of a file is asked for.
+_REFUSALS = re.compile(r"credential|forbidden|unauthori[sz]ed|authenticat|access ?denied|token|bad request|\b40[013]\b", re.IGNORECASE)  # fmt: skip
+
+
+class UnreachableError(DataError):
+    """Access to an address was refused, or the network failed: nothing is known to be wrong with the data."""
 
 
 def block_folder() -> Path:
@@ -207,14 +212,14 @@ def _ask(address: str, question: Callable[[AbstractFileSystem, str], Found]) -> 
                 raise
             said = f"{type(cause).__name__}: {one_line(cause)}"[:300]
             if isinstance(cause, PermissionError) or _REFUSALS.search(said):
-                raise DataError(
+                raise UnreachableError(
                     f"Access to {url} was refused ({said}). Check this machine's credentials for {protocol}://, "
-                    "then start again; --resume continues training."
+                    "then start again; --resume continues train, predict and embed."
                 ) from error
             if wait is None:
-                raise DataError(
+                raise UnreachableError(
                     f"{url} cannot be read ({said}). Check the address and the network, then start again; "
-                    "--resume continues training."
+                    "--resume continues train, predict and embed."
                 ) from error
             time.sleep(wait)
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Find the shards that a pattern means: ``shards/{000..099}.tar``, ``train-*.tar``, at an address too."""
+"""Find the shards or Parquet files that a pattern means: ``shards/{000..099}.tar``, ``train-*.tar``, at an address too."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def expand_shards(data: Path) -> tuple[Path, list[str]]:
         matched = [_matching(name) for name in names]
         names = list(dict.fromkeys(itertools.chain.from_iterable(matched)))
         if not names:
-            raise DataError(f"There is no shard {quoted(data)}. Check the spelling; put quotes around the pattern.")  # fmt: skip
+            raise DataError(f"There is no file {quoted(data)}. Check the spelling; put quotes around the pattern.")  # fmt: skip
     if len(names) == 1 and names[0] == text:
         return data, names
     plain = itertools.takewhile(lambda part: not re.search(r"[*?\[{]", part), data.parent.parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,12 @@ _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
 _LOCK = threading.Lock()
 
 
+def is_on_hub(path: Path | str) -> bool:
+    """Return whether a path leads to a dataset on the Hub, not to an address such as hf://datasets/owner/name."""
+    text = os.fspath(path)
+    return text.startswith(HUB) and not text.startswith(f"{HUB}{os.sep}")
+
+
 def is_saved_split(folder: str) -> bool:
     """Return whether ``save_to_disk`` of ``datasets`` wrote a folder of rows."""
     return os.path.isfile(os.path.join(folder, _SAVED))  # noqa: PTH113, PTH118
@@ -32,6 +39,13 @@ def is_saved_split(folder: str) -> bool:
 def is_saved_dataset(folder: Path) -> bool:
     """Return whether ``save_to_disk`` of ``datasets`` wrote a folder."""
     return (folder / _SAVED).is_file() or (folder / _SAVED_SPLITS).is_file()
+
+
+def names_rows(data: Path) -> bool:
+    """Return whether a path is a Parquet file, a pattern of them, a saved dataset or one on the Hub; not one of its images."""
+    if is_on_hub(data):
+        return str(data).count(os.sep) < 2 and not data.exists()
+    return is_saved_dataset(data) or (data.suffix.lower() == ".parquet" and not data.is_dir())
 
 
 class Rows:
@@ -128,6 +142,7 @@ def open_rows(path: str) -> Rows:
     """Return the rows of a Parquet file, of a saved split, or of a split of a dataset on the Hub (hf:OWNER/NAME/SPLIT).
 
     Raises:
+        OSError: There is no such file; a folder is an IsADirectoryError.
         DataError: There is no such dataset or it cannot be read.
         MissingExtraError: The package ``datasets`` is missing.
     """
@@ -141,6 +156,8 @@ def open_rows(path: str) -> Rows:
             ) from None
     file = path if path.endswith(".parquet") else os.path.join(path, _SAVED)  # noqa: PTH118
     facts = os.stat(file)  # noqa: PTH116 (paid for every image)
+    if stat.S_ISDIR(facts.st_mode):  # Spark gives folders such names
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     with _LOCK:
         return _open(path, facts.st_size, facts.st_mtime_ns)
 

@@ -117,7 +117,10 @@ class Shard:
         if last is not None and last < length:
             offset, length = offset + length - last, last
         if self.is_remote:
-            return addresses.read_range(self.path, offset, length)
+            try:
+                return addresses.read_range(self.path, offset, length)
+            except FileNotFoundError as error:
+                raise has_gone(self.path) from error
         data = self._pread(offset, length)
         if len(data) < length:
             raise OSError(errno.EIO, f"{self.path} ends in the middle of this file")
@@ -145,6 +148,14 @@ class Shard:
         if position == len(self) or self._name(position) != wanted:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.path}/{name}")
         return position
+
+
+def has_gone(path: str) -> DataError:
+    """Return the error about a file of images that was there when the program began."""
+    return DataError(
+        f"{quoted(path)} was there before, and is not there any more. Bring it back and start again: train, predict and embed go on "
+        "with --resume."
+    )
 
 
 class _OpenFile:
@@ -288,6 +299,8 @@ def _members(file: BinaryIO, *, path: str, num_bytes: int) -> Iterator[_Member]:
 
     The plain headers that nearly all files have are read here, in a quarter of the time of ``tarfile``, which reads the others.
     """
+    if not num_bytes:
+        raise _unreadable(path, at=0, num_bytes=0)
     at, archive = 0, None
     while at < num_bytes:
         file.seek(at)
@@ -354,6 +367,8 @@ def _check_rest(file: BinaryIO, *, path: str, at: int) -> None:
 
 
 def _unreadable(path: str, *, at: int, num_bytes: int) -> DataError:
+    if not num_bytes:
+        return DataError(f"The shard {quoted(path)} is empty. Copy or write it again.")
     if not at:
         return DataError(
             f"{quoted(path)} is not a tar file: it does not begin with a tar header. Copy it again, or create it "

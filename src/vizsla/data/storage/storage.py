@@ -10,8 +10,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vizsla.data.storage import addresses
-from vizsla.data.storage.rows import HUB, is_saved_split, open_rows
-from vizsla.data.storage.shards import open_shard
+from vizsla.data.storage.rows import is_on_hub, is_saved_split, open_rows
+from vizsla.data.storage.shards import has_gone, open_shard
 from vizsla.paths import is_address
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Container(Protocol):
 
 
 _OPENERS: dict[str, Callable[[str], Container]] = {".tar": open_shard, ".parquet": open_rows}
+_OPENED: set[str] = set()
 _ENDS = re.compile(rf"(?:{'|'.join(map(re.escape, _OPENERS))})(?=[/\\])")
 
 
@@ -57,7 +58,7 @@ def read_bytes(path: Path | str, *, last: int | None = None) -> bytes:
 
     Raises:
         OSError: As for an ordinary file; a name that a shard does not hold is a FileNotFoundError.
-        DataError: The shard is damaged, or its address cannot be reached.
+        DataError: The shard is damaged or has gone since an image of it was read, or its address cannot be reached.
     """
     text = os.fspath(path)
     if (found := _in_container(text)) is not None:
@@ -71,6 +72,7 @@ def read_bytes(path: Path | str, *, last: int | None = None) -> bytes:
         if (found := _in_saved_dataset(text)) is not None:
             return found[0].read(found[1], last=last)
         if not is_address(text):
+            _refuse_gone(text)
             raise
     num_bytes, _ = addresses.facts_at(text)
     length = num_bytes if last is None else min(last, num_bytes)
@@ -89,6 +91,7 @@ def facts_of(path: Path | str) -> Facts:
         if (found := _in_saved_dataset(text)) is not None:
             return Facts(found[0].num_bytes(found[1]), found[0].modified_ns)
         if not is_address(text):
+            _refuse_gone(text)
             raise
     return Facts(*addresses.facts_at(text))
 
@@ -126,11 +129,19 @@ def _in_container(path: str) -> tuple[Container, str] | None:
             container = _OPENERS[found[0]](path[: found.end()])
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
+        _OPENED.add(path[: found.end()])
         return container, path[found.end() + 1 :].replace(os.sep, "/")
-    if path.startswith(HUB) and not path.startswith(f"{HUB}{os.sep}"):
+    if is_on_hub(path):
         place, _, name = path.rpartition(os.sep)
         return open_rows(place), name
     return None
+
+
+def _refuse_gone(path: str) -> None:
+    """Raise DataError if a missing path leads into a file that was there before: all of its images are missing, not this one."""
+    for found in _ENDS.finditer(path):
+        if path[: found.end()] in _OPENED:
+            raise has_gone(path[: found.end()])
 
 
 def _in_saved_dataset(path: str) -> tuple[Container, str] | None:

@@ -34,7 +34,7 @@ from vizsla.data.table.tables import (
     read_table,
     table_of_frame,
 )
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, DataError
 from vizsla.text import quoted
 
 if TYPE_CHECKING:
@@ -114,6 +114,11 @@ class ImageDataLoaders:
             splits = ["train" if is_inside else "valid" for is_inside in in_train]
         else:
             bases, splits, listing = (root,), None, list_images(root)
+        if listing.parts:
+            raise DataError(
+                f"{quoted(path)} holds images in rows, whose labels are in a column, and from_folder takes them from folders. Use "
+                "vizsla.data.table.resolve_data, or vizsla train."
+            )
         layout = layout_of(listing.paths, bases, label_level=label_level)
         classes, notes = layout.classes, layout.notes
         is_flat = not any(classes) and layout.splits is None and label_level is None

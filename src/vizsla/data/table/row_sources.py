@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vizsla.data.storage import HUB, is_saved_dataset, open_rows, open_splits
 from vizsla.data.table.columns import LABEL_COLUMNS, SPLIT_COLUMNS
 from vizsla.data.table.layout import read_split_name
-from vizsla.data.table.sources import SYSTEM_FOLDERS, is_image_name, list_images
+from vizsla.data.table.sources import not_of_images, parts_of_rows, rows_folder
 from vizsla.data.table.tables import Table
 from vizsla.data.table.words import TableWords, table_words
 from vizsla.errors import ConfigError, DataError, TableError
 from vizsla.text import joined, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
     from vizsla.data.storage import Rows
 
@@ -52,7 +51,7 @@ def table_of_rows(data: Path, labels: str, group: str) -> RowTable | None:
         DataError: The dataset cannot be read, no column holds images, or nothing says which column is the label.
         ConfigError: The labels are not words about columns.
     """
-    parts = dict(_parts_of(data))
+    parts = parts_of_rows(data)
     if not parts:
         return None
     source, first = quoted(data), next(iter(parts.values()))
@@ -63,13 +62,7 @@ def table_of_rows(data: Path, labels: str, group: str) -> RowTable | None:
         if image in part.image_columns and {*plain} <= {*part.plain_columns}:
             continue
         what = "different columns from the first part" if part.image_columns else "no image column"
-        what = f"no image column {image!r}" if words.image else what
-        raise TableError(
-            f"{quoted(place)} has {what}. An image column holds the bytes of image files. Its image columns: "
-            f"{joined([*part.image_columns], limit=10) or 'none'}; others: "
-            f"{joined([*part.plain_columns], limit=20)}. If a column names image files, save the table as CSV, "
-            "and give that."
-        )
+        raise not_of_images(place, part, f"no image column {image!r}" if words.image else what)
     words = replace(
         words,
         image=image,
@@ -88,51 +81,7 @@ def table_of_rows(data: Path, labels: str, group: str) -> RowTable | None:
     if label in plain and any(isinstance(cell, list) for cell in table.column(label)):
         words = replace(words, kind="labels")
     classes = first.class_names.get(label, ())
-    return RowTable(
-        table=table, words=words, folder=data.parent if data.is_file() else data, classes=classes
-    )
-
-
-def _parts_of(data: Path) -> Iterator[tuple[str, Rows]]:
-    """Yield the path of each split or file and its rows; nothing for data of another kind."""
-    text = str(data)
-    if data.is_file():
-        if text.endswith(".parquet"):
-            yield text, open_rows(text)
-    elif is_saved_dataset(data) or (text.startswith(HUB) and not data.exists()):
-        for split, rows in open_splits(text).items():
-            yield os.path.join(text, split) if split else text, rows  # noqa: PTH118
-    elif files := _parquet_files(data):
-        try:
-            list_images(data)  # a folder of images may have a table beside them
-        except DataError:
-            yield from ((file, open_rows(file)) for file in files)
-
-
-def _parquet_files(folder: Path) -> list[str]:
-    """Return the Parquet files in a folder and the folders right below it, sorted; none as soon as an image is seen there.
-
-    So a folder of a million images, which is listed afterwards, is not listed twice.
-    """
-    found: list[str] = []
-    folders = [str(folder)]
-    for place in folders:  # grows while the first one is read
-        try:
-            with os.scandir(place) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".parquet"):
-                        found.append(entry.path)
-                    elif is_image_name(entry.name) and entry.name[0] != "." and entry.is_file():
-                        return []
-                    elif (
-                        place is folders[0]
-                        and entry.is_dir()
-                        and entry.name.casefold() not in SYSTEM_FOLDERS
-                    ):
-                        folders.append(entry.path)
-        except OSError:  # whoever lists the images says so
-            continue
-    return sorted(found)
+    return RowTable(table=table, words=words, folder=rows_folder(data), classes=classes)
 
 
 def _words_of(labels: str, *, source: str) -> TableWords:
@@ -165,7 +114,7 @@ def _label_of(rows: Rows, plain: list[str], group: str, source: str) -> tuple[st
     return (found[0],)
 
 
-def _splits_of(parts: dict[str, Rows], plain: list[str], source: str) -> dict[str, str]:
+def _splits_of(parts: Mapping[str, Rows], plain: list[str], source: str) -> dict[str, str]:
     """Return the set that each part names; nothing where a column says it or all parts are of one set."""
     found = {
         place: read_split_name(_OF_SEVERAL.sub("", Path(place).stem))

@@ -7,15 +7,16 @@ import os
 import posixpath
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vizsla.data.storage.addresses import list_files, look_again
+from vizsla.data.storage.addresses import UnreachableError, list_files, look_again
 from vizsla.data.storage.patterns import expand_shards, names_shards
+from vizsla.data.storage.rows import Rows, is_on_hub, names_rows, open_rows, open_splits
 from vizsla.data.storage.shards import Shard, open_shard
 from vizsla.data.storage.storage import is_there
-from vizsla.errors import DataError
+from vizsla.errors import DataError, TableError
 from vizsla.lists import L
 from vizsla.machine import map_in_threads
 from vizsla.paths import ImagePaths, is_address
@@ -23,7 +24,7 @@ from vizsla.text import counted, joined, listed, quoted
 from vizsla.types import shown_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # Written out because Python's mimetypes module reads files of the operating system: the same folder would give other
 # images on another machine. Kinds that Pillow may not open (heic, jxl, camera raw) are here too, so that they are
@@ -109,6 +110,7 @@ class Listing:
             ``None``: folders were given that lie in one another, and nothing is known.
         notes: What was left out, a line each.
         shards: The tar files that hold them, if they are in shards.
+        parts: The rows that hold them, by the path of each Parquet file or split, if they are in such.
     """
 
     root: Path
@@ -116,6 +118,7 @@ class Listing:
     in_doubt: tuple[int, ...] | None
     notes: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()
+    parts: Mapping[str, Rows] = field(default_factory=dict[str, Rows])
 
 
 class LeftOut:
@@ -187,6 +190,11 @@ def list_images(
     root = Path(path)
     if names_shards(root):
         return _list_shards(*expand_shards(root))
+    if names_rows(root) and (is_on_hub(root) or root.is_dir()):
+        splits = open_splits(str(root)).items()
+        return _list_rows(root, {str(root / split): rows for split, rows in splits})
+    if names_rows(root):
+        return _list_rows(rows_folder(root), _open_files(expand_shards(root)[1]))
     if is_address(root) and not root.is_dir():
         return _list_address(root)
     check_folder(root)
@@ -214,6 +222,8 @@ def list_images(
     if not paths and left_out.suffixes[".tar"]:
         found = (file for start, _ in starts for file in start.rglob("*.tar") if file.is_file())
         return _list_shards(root, sorted(map(str, found), key=_as_folder))
+    if not paths and folders is None and (files := _parquet_files(root)):
+        return _list_rows(root, _open_files(files))
     if not paths:
         raise DataError(_no_images(root, left_out.suffixes, recurse=recurse))
     if len(starts) == 1 or _lie_apart([start for start, _ in starts]):
@@ -242,6 +252,8 @@ def _list_shards(root: Path, shards: Sequence[str]) -> Listing:
             opened_shard = None
             try:
                 opened_shard = open_shard(shard)
+            except UnreachableError:  # the same for all
+                raise
             except DataError as error:
                 faults.append(str(error))
             except OSError as error:
@@ -300,6 +312,84 @@ def _list_address(root: Path) -> Listing:
     raise DataError(_no_images(root, left_out.suffixes, recurse=True))
 
 
+def parts_of_rows(data: Path) -> Mapping[str, Rows]:
+    """Return the rows of each split or file of a dataset, by its path; none for other data. Errors as ``list_images``."""
+    # A folder of images may have a table beside them.
+    return list_images(data).parts if names_rows(data) or _parquet_files(data) else {}
+
+
+def rows_folder(data: Path) -> Path:
+    """Return what images in rows are shown relative to: the folder of a file or pattern, else the dataset itself."""
+    is_named = data.suffix.lower() == ".parquet" and not data.is_dir()
+    return data.parent if data.is_file() else expand_shards(data)[0] if is_named else data
+
+
+def not_of_images(place: str, part: Rows, what: str) -> TableError:
+    """Return the error about a part whose columns are not as they should be."""
+    return TableError(
+        f"{quoted(place)} has {what}. An image column holds the bytes of image files. Its image columns: "
+        f"{joined([*part.image_columns], limit=10) or 'none'}; others: "
+        f"{joined([*part.plain_columns], limit=20)}. If a column names image files, save the table as CSV, "
+        "and give that."
+    )
+
+
+def _list_rows(root: Path, parts: Mapping[str, Rows]) -> Listing:
+    """Return the images in rows, in their order; where several columns hold images, those of the first."""
+    for place, part in parts.items():
+        if not part.image_columns:
+            raise not_of_images(place, part, "no image column")
+    runs = (
+        (os.path.join(place, ""), list(map(str, range(len(part)))))  # noqa: PTH118 (the separator at its end)
+        for place, part in parts.items()
+    )
+    return Listing(root=root, paths=ImagePaths.in_folders(runs), in_doubt=(), parts=parts)
+
+
+def _open_files(files: Iterable[str]) -> dict[str, Rows]:
+    """Return the rows of Parquet files; name all that are missing."""
+    found: dict[str, Rows] = {}
+    missing: list[str] = []
+    for file in files:
+        try:
+            found[file] = open_rows(file)
+        except FileNotFoundError:
+            missing.append(file)
+    if missing:
+        what = "is not there" if not is_address(missing[0]) else "is at an address, and Parquet files are read from this machine"  # fmt: skip
+        raise DataError(
+            f"{counted(len(missing), 'Parquet file')} cannot be read; the first {what}:\n{listed([*map(quoted, missing)])}\n"
+            "Check the spelling, or copy them here."
+        )
+    return found
+
+
+def _parquet_files(folder: Path) -> list[str]:
+    """Return the Parquet files in a folder and the folders right below it, sorted; none as soon as an image is seen there.
+
+    So a folder of a million images, which is listed afterwards, is not listed twice.
+    """
+    found: list[str] = []
+    folders = [str(folder)]
+    for place in folders:  # grows while the first one is read
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".parquet"):
+                        found.append(entry.path)
+                    elif is_image_name(entry.name) and entry.name[0] != "." and entry.is_file():
+                        return []
+                    elif (
+                        place is folders[0]
+                        and entry.is_dir()
+                        and entry.name.casefold() not in SYSTEM_FOLDERS
+                    ):
+                        folders.append(entry.path)
+        except OSError:  # whoever lists the images says so
+            continue
+    return sorted(found)
+
+
 def _lie_apart(folders: Sequence[Path]) -> bool:
     """Return whether no folder is the same as another or lies in it, by their names."""
     places = [folder.absolute() for folder in folders]
@@ -314,10 +404,10 @@ def is_image_name(name: str) -> bool:
 
 
 def holds_images(path: Path) -> bool:
-    """Return whether a path is one of many images, which ``list_images`` lists: a folder, shards, an address that is no image's."""
-    return (
-        path.is_dir() or names_shards(path) or (is_address(path) and not is_image_name(path.name))
-    )
+    """Return whether ``list_images`` lists what is there: a folder, shards, rows, or an address that is no image's."""
+    if path.is_dir() or names_shards(path) or names_rows(path):
+        return True
+    return is_address(path) and not is_on_hub(path) and not is_image_name(path.name)
 
 
 def check_folder(folder: Path) -> None:
