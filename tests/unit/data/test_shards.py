@@ -253,7 +253,7 @@ def test_training_from_s3_is_training_from_files(
 ):
     """A stand-in for S3 on this machine; it takes seconds to start."""
     import boto3
-    from moto.core.responses import ActionAuthenticatorMixin
+    from moto.core.authorization import ActionAuthenticatorMixin
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
