@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from vizsla import Checkpoint
+from vizsla.data import pack
 
 if TYPE_CHECKING:
     from conftest import Done
@@ -124,6 +125,26 @@ def test_a_killed_run_ends_as_one_that_was_not(
     assert (done.code, done.err) == (0, "")
     assert f"Resuming after step {goes_on_after} of {NUM_STEPS}." in done.out
     same_run(folder, whole)
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_shards_ends_as_one_that_was_not(
+    images: Path, vizsla: Callable[..., Done], tmp_path: Path
+):
+    shards = pack(images, tmp_path / "shards", shard_mb=0.02).folder
+    assert len(list(shards.glob("*.tar"))) > 2
+
+    def train(folder: Path, *words: object) -> Done:
+        return vizsla("train", shards, *OPTIONS, "--out", folder, *words)
+
+    assert train(tmp_path / "whole").code == 0
+    folder = tmp_path / "run"
+    status, _ = train_until(6, signal.SIGKILL, folder=folder, train=train, every=1e-3)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    done = train(folder, "--resume")
+    assert (done.code, done.err) == (0, "")
+    assert f"Going on after step 6 of {NUM_STEPS}." in done.out
+    same_run(folder, tmp_path / "whole")
 
 
 def test_a_run_that_is_told_to_end_says_how_to_go_on(train: Train, whole: Path, tmp_path: Path):

@@ -109,7 +109,7 @@ class Elsewhere:
         assumptions = ["each machine reads images as fast as this one"]
         if not same:
             assumptions.append(
-                f"the network runs {speed_up:.3g} times as fast as here ({source}), while images are read"
+                f"the network runs {f'{speed_up:,.0f}' if speed_up >= 100 else f'{speed_up:.3g}'} times as fast as here ({source}), while images are read"
             )
         if self.machines > 1:
             assumptions.append(

@@ -265,6 +265,7 @@ def _elsewhere_lines(found: Extrapolation) -> list[str]:
     whole = f"all, with {counted(found.epochs, 'end-to-end epoch')}"
     width = max(len(whole), *(len(each.name) for each in found.estimates))
     cost = "" if found.cost is None else f", {found.cost:,.2f} in all"
+    cost = ", less than 0.01 in all" if found.cost and found.cost < 0.01 else cost
     return [
         "",
         f"On {place} the same would take about:",

@@ -15,9 +15,13 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import torch
 
 from vizsla import DataError, MissingExtraError, PictureError, get_image_files
 from vizsla.data import pack
+from vizsla.data.cache import ImageCache
+from vizsla.data.images import ImageReader, Resize
+from vizsla.data.loading import ImageLoader, rows_of
 from vizsla.data.storage import block_folder, open_shard, read_bytes
 from vizsla.data.table import resolve_data
 from vizsla.types import ImageTable
@@ -130,6 +134,22 @@ def test_what_is_wrong_with_shards_is_said_of_all_at_once(packed: Path):
     assert "01.tar" in str(caught.value)
     assert "02.tar" in str(caught.value)
     assert "00.tar" not in str(caught.value)
+
+
+def test_an_epoch_of_shards_is_the_same_for_any_number_of_processes(packed: Path):
+    """Also where each process has listed and indexed the shards itself, and where it begins in the middle."""
+    orders: list[list[tuple[int, str]]] = []
+    for world, start in ((1, 0), (2, 0), (4, 0), (4, 1)):
+        plans: list[tuple[torch.Tensor, ...]] = []
+        for rank in range(world):
+            table = resolve_data(packed, seed=0)
+            reader = ImageReader(resize=Resize(32), cache=ImageCache(mode="off"))
+            loader = ImageLoader(table, table.train_rows, reader=reader, batch_size=8, training=True, seed=3)  # fmt: skip
+            plans.append(loader.plan(epoch=2, start=start, share=(rank, world)))
+        rows = torch.cat([part for batch in zip(*plans, strict=True) for part in batch])
+        orders.append([(row, table.shown_path(row)) for row in rows_of(rows).tolist()])
+    assert orders[0] == orders[1] == orders[2] == orders[0][:8] + orders[3]
+    assert sorted(row for row, _ in orders[0]) == sorted(table.train_rows.tolist())
 
 
 def test_training_on_shards_is_training_on_files(
