@@ -138,13 +138,14 @@ def test_what_is_wrong_with_shards_is_said_of_all_at_once(packed: Path):
 
 def test_an_epoch_of_shards_is_the_same_for_any_number_of_processes(packed: Path):
     """Also where each process has listed and indexed the shards itself, and where it begins in the middle."""
-    orders: list[list[tuple[int, str]]] = []
+    table, orders = resolve_data(packed, seed=0), list[list[tuple[int, str]]]()
     for world, start in ((1, 0), (2, 0), (4, 0), (4, 1)):
         plans: list[tuple[torch.Tensor, ...]] = []
         for rank in range(world):
-            table = resolve_data(packed, seed=0)
+            own = resolve_data(packed, seed=0)
             reader = ImageReader(resize=Resize(32), cache=ImageCache(mode="off"))
-            loader = ImageLoader(table, table.train_rows, reader=reader, batch_size=8, training=True, seed=3)  # fmt: skip
+            loader = ImageLoader(own, own.train_rows, reader=reader, batch_size=8, training=True, seed=3)  # fmt: skip
+            assert [*own.paths] == [*table.paths]
             plans.append(loader.plan(epoch=2, start=start, share=(rank, world)))
         rows = torch.cat([part for batch in zip(*plans, strict=True) for part in batch])
         orders.append([(row, table.shown_path(row)) for row in rows_of(rows).tolist()])
