@@ -134,6 +134,9 @@ def finish(
         )
     if run.problem:
         end(2, f"vizsla: {run.problem}")
+    say(f"Next: classify images   vizsla predict {run.folder} IMAGES")
+    say(f"      show a web page   vizsla serve {run.folder}")
+    say(f"      correct labels    vizsla label {run.folder}")
     if run.interrupted:
         end(130)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -119,6 +120,10 @@ def train(
         force: Write into the folder even if it exists; with --resume: even if data or settings differ.
         config: The config.toml of a run folder: its settings apply unless an option is given.
     """
+    if data is None:
+        raise ConfigError("Give DATA, a folder of images or a CSV file, or --config FILE.")
+    if os.environ.get("RANK", "0") == "0":  # torch takes seconds to import
+        say(f"Looking at {data}")
     from dataclasses import replace
 
     import torch
@@ -129,8 +134,6 @@ def train(
     from vizsla.train.display import Display
     from vizsla.types import is_labelled
 
-    if data is None:
-        raise ConfigError("Give DATA, a folder of images or a CSV file, or --config FILE.")
     check_choices(choices)
     with distributed.start(choices.device) as own_device:
         if own_device is not None:

@@ -26,7 +26,7 @@ from vizsla.evaluate.statistics import normal_quantile
 from vizsla.models.classifier import evaluation_mode
 from vizsla.models.groups import norm_parameters
 from vizsla.models.layers import in_channels
-from vizsla.recipe.features_first import show_point
+from vizsla.recipe.features_first import EPOCH_COLUMNS, show_point
 from vizsla.recipe.flips import Flips
 from vizsla.text import counted
 from vizsla.train.callbacks.averaging import (
@@ -493,8 +493,9 @@ class OfferEpochs(Callback):
         self._trainer: Trainer | None = None
 
     def before_fit(self, fit: Fit) -> None:
-        """Remember the trainer, for ``load_state``."""
+        """Remember the trainer, for ``load_state``, and begin the table."""
         self._trainer = fit.trainer
+        fit.trainer.display.header(EPOCH_COLUMNS)
 
     def before_epoch(self, fit: Fit) -> None:
         """Refuse to train a head that a checkpoint was to bring and did not."""

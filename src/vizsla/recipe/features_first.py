@@ -43,7 +43,7 @@ from vizsla.recipe.head_fit import (
     fit_feature_head,
 )
 from vizsla.seeding import derive_seed, generator
-from vizsla.train.display import Display, format_seconds
+from vizsla.text import THIN_SPACE, duration_text
 from vizsla.train.distributed import all_of, positions_of, share
 from vizsla.train.losses import balanced_class_weights
 from vizsla.train.profile import (
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from vizsla.infer.stored_features import FeatureStore
     from vizsla.models.stages import Backbone
     from vizsla.recipe.config import TrainConfig
+    from vizsla.train.display import Display
     from vizsla.train.earlier import EarlierModel
     from vizsla.types import ImageTable
 
@@ -325,6 +326,7 @@ def finish_stage(
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
     fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
+    display.header(CURVE_COLUMNS)
     for fraction in SHARES:
         part = order[: max(2, round(fraction * len(order)))].sort().values
         fit = best if fraction == 1 else found.fit(part, setting=setting)
@@ -561,11 +563,18 @@ def _blocks(values: Tensor | StoredFeatures) -> Iterator[Tensor]:
 
 
 EPOCH_COLUMNS = ("stage", "images", "epoch", "train_loss", "valid_loss", "accuracy", "time")
+CURVE_COLUMNS = ("images used", "accuracy", "loss", "time")
+"""Of the head fitted on more and more training images; accuracy and loss are those of the validation images."""
 
 
 def show_point(point: HistoryPoint, *, display: Display) -> None:
-    """Write a row of the epoch table; ``EPOCH_COLUMNS`` names the columns."""
+    """Write a row of the table of epochs, or of the curve of the head: ``EPOCH_COLUMNS`` and ``CURVE_COLUMNS`` name the columns."""
+    seconds = duration_text(point.seconds).replace(THIN_SPACE, " ")
+    num_images = "" if point.num_pictures is None else f"{point.num_pictures:,}"
+    if point.stage == "head":
+        accuracy = "" if point.accuracy is None else f"{point.accuracy:.1%}"
+        display.row([num_images, accuracy, f"{point.valid_loss:.4f}", seconds])
+        return
     numbers = (point.train_loss, point.valid_loss, point.accuracy)
     cells = ("" if number is None else f"{number:.6f}" for number in numbers)
-    num_images = "" if point.num_pictures is None else f"{point.num_pictures:,}"
-    display.row([point.stage, num_images, str(point.epoch), *cells, format_seconds(point.seconds)])
+    display.row([point.stage, num_images, str(point.epoch), *cells, seconds])

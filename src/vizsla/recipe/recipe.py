@@ -30,7 +30,6 @@ from vizsla.recipe.end_to_end import (
     try_end_to_end,
 )
 from vizsla.recipe.features_first import (
-    EPOCH_COLUMNS,
     features_first,
     fit_size,
     load_network,
@@ -169,7 +168,6 @@ def train_classifier(
     if earlier is not None:
         precision = resolve_precision(config.precision, device=loaders.device)
         before = predict_before(earlier, loaders, precision=precision)
-    display.header(EPOCH_COLUMNS)
     if kept is not None:
         begun = _as_before(kept, loaders, backbone, config=config)
     else:

@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vizsla.text import printable, say
+from vizsla.text import THIN_SPACE, duration_text, printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MIN_COLUMN_WIDTH = 8
+SECONDS_BETWEEN_LINES = 25.0
+"""Where there is no terminal, as in a file or CI, a bar is a line at most so often: a batch later it is still within 30 seconds."""
 
 
 class MoveBar(Protocol):
@@ -58,7 +60,7 @@ class Display:
 
     @contextmanager
     def bar(self, label: str, *, total: int, unit: str = "images") -> Generator[MoveBar]:
-        """Show a bar with the time left in a terminal while the block runs; yield a function to move it.
+        """Show a bar with the time left in a terminal, or a line now and then elsewhere, while the block runs; yield a function to move it.
 
         Whatever ends the block, the terminal is left as it was.
         """
@@ -83,9 +85,21 @@ class Display:
             *columns, console=self.console, transient=True, disable=not shown
         ) as progress:
             task = progress.add_task(printable(label), total=total, note="")
-            yield lambda done, note="", /: progress.update(
-                task, completed=done, note=printable(note)
-            )
+            started = told = time.monotonic()
+
+            def move(done: int, note: str = "", /) -> None:
+                nonlocal told
+                now = time.monotonic()
+                if shown or not self.bars:
+                    progress.update(task, completed=done, note=printable(note))
+                elif now - told >= SECONDS_BETWEEN_LINES and 0 < done < total:
+                    told = now
+                    rest = duration_text((now - started) * (total - done) / done).replace(
+                        THIN_SPACE, " "
+                    )
+                    self.line(f"{label}: {done:,} of {total:,} {unit}, about {rest} left")
+
+            yield move
 
 
 class Bars:

@@ -142,6 +142,8 @@ def test_networks_are_listed_with_what_is_known_of_them(vizsla: Callable[..., Do
 
 def test_help_shows_how_each_command_is_used(vizsla: Callable[..., Done]):
     for name in COMMANDS:
-        first = next(filter(None, vizsla(name, "--help").out.splitlines()))
+        done = vizsla(name, "--help")
+        assert (done.code, done.err) == (0, "")
+        first = next(filter(None, done.out.splitlines()), "")
         assert first.startswith(f"Usage: vizsla {name} "), name
         assert not set(first) & {*"{}"}, name

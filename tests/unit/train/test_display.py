@@ -64,6 +64,17 @@ def written(console: Console) -> str:
 # --- terminals and pipes ---------------------------------------------------------------------------------------------
 
 
+def test_a_bar_is_lines_with_the_time_left_where_there_is_no_terminal(
+    pipe: Console, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vizsla.train.display.SECONDS_BETWEEN_LINES", 0.0)
+    with Display(console=pipe).bar("reading images", total=2000) as move:
+        for done in (1000, 2000):
+            move(done)
+    [line] = written(pipe).splitlines()
+    assert line.startswith("reading images: 1,000 of 2,000 images, about ")
+
+
 def test_times_look_as_recorded():
     for seconds, text in GOLDEN["seconds"]:
         assert format_seconds(seconds) == text
