@@ -165,7 +165,7 @@ def test_what_was_done_about_the_probabilities_is_said_with_its_reason():
         (steep.take(torch.arange(9)), ("own", "10 labelled")),
         (steep.take(torch.arange(49)), ("own", "at least 50", "49 validation")),
         (plain, ("own", "no temperature", "500 validation")),
-        (steep, ("divided by", "500 validation", "before", "after")),
+        (steep, ("dividing logits by", "500 validation", "before", "after")),
     ):
         line = calibration_line(calibrate(predictions))
         assert all(fact in line for fact in facts), line

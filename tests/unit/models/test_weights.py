@@ -97,7 +97,7 @@ def test_files_without_weights_are_refused(tmp_path, linear):
             read_weights_file(save(content, path))
     for content in [b"", b"hello, this is text", b"\x89PNG\r\n\x1a\n" + bytes(20)]:
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"w\.pth is not a file of weights"):
+        with pytest.raises(WeightsError, match=r"w\.pth is not a weights file"):
             read_weights_file(path)
     for stream in [b"\x80", b"\x80\x02", b"\x80\x02}q\x00.", b"\x80\x02N."]:
         path.write_bytes(stream)
