@@ -170,7 +170,7 @@ def test_without_data_photographs_are_made_up(vizsla: Callable[..., Done]):
 def test_wrong_words_are_one_message(vizsla: Callable[..., Done]):
     for words, facts in (
         (("nowhere", "--seconds", "0"), ("nowhere",)),
-        (("--bs", "0"), ("batch_size", "0")),
+        (("--bs", "0"), ("--bs", "0")),
         (("--arch", "resnet35"), ("resnet35",)),
         (("--device", "tpu"), ("cuda", "tpu")),
     ):
