@@ -292,7 +292,8 @@ def usage_text(error: CycloptsError) -> str:
 def in_options(text: str) -> str:
     """Return the message of an error with the names of options for those of arguments in Python, and without classes of errors."""
     names = [each.name for config in (TrainConfig, DataConfig) for each in fields(config)]
-    pattern = rf"(?<!in Python )(?<![\w\-.'/(])({'|'.join(names)})(?= is | must be |=)"
-    text = re.sub(pattern, lambda found: f"--{option_name(found[1])}", text)
+    # Where a clause begins; elsewhere the word may be another's, as in "Parquet file size is 4 bytes".
+    pattern = rf"(?:^|(?<=[.:,] )|(?<= and )|(?<=\n))(?<!in Python )({'|'.join(names)})(?= is | must be )|(?<![\w\-.'/(])({'|'.join(names)})(?==)"
+    text = re.sub(pattern, lambda found: f"--{option_name(found[1] or found[2])}", text)
     text = re.sub(r"\b[A-Z]\w*(?:Error|Exception): |\[Errno \d+\] ", "", text)
     return text.replace("True or False", "yes or no")
