@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 MIN_COLUMN_WIDTH = 8
 SECONDS_BETWEEN_LINES = 25.0
-"""Where there is no terminal, as in a file or CI, a bar is a line at most so often: a batch later it is still within 30 seconds."""
+"""How often a bar is a line where there is no terminal, as in a file or CI; many give up on what is silent for longer."""
 
 
 class MoveBar(Protocol):
@@ -72,6 +73,10 @@ class Display:
             TimeRemainingColumn,
         )
 
+        if not (self.console.is_terminal and self.bars):
+            with self._lines_now_and_then(label, total=total, unit=unit) as move:
+                yield move
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=28),
@@ -80,26 +85,47 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        shown = self.bars and self.console.is_terminal and not self.console.quiet
         with Progress(
-            *columns, console=self.console, transient=True, disable=not shown
+            *columns, console=self.console, transient=True, disable=self.console.quiet
         ) as progress:
             task = progress.add_task(printable(label), total=total, note="")
-            started = told = time.monotonic()
 
-            def move(done: int, note: str = "", /) -> None:
-                nonlocal told
-                now = time.monotonic()
-                if shown or not self.bars:
-                    progress.update(task, completed=done, note=printable(note))
-                elif now - told >= SECONDS_BETWEEN_LINES and 0 < done < total:
-                    told = now
-                    rest = duration_text((now - started) * (total - done) / done).replace(
-                        THIN_SPACE, " "
-                    )
-                    self.line(f"{label}: {done:,} of {total:,} {unit}, about {rest} left")
+            def move_bar(done: int, note: str = "", /) -> None:
+                progress.update(task, completed=done, note=printable(note))
 
+            yield move_bar
+
+    @contextmanager
+    def _lines_now_and_then(self, label: str, *, total: int, unit: str) -> Generator[MoveBar]:
+        """Say every ``SECONDS_BETWEEN_LINES`` how far it is, also while a single step takes longer."""
+        started, reached, is_over = time.monotonic(), 0, threading.Event()
+
+        def move(done: int, _note: str = "", /) -> None:
+            nonlocal reached
+            reached = done
+
+        def tell() -> None:
+            while not is_over.wait(SECONDS_BETWEEN_LINES):
+                passed = time.monotonic() - started
+                if 0 < reached < total:
+                    rest = _spaced(passed * (total - reached) / reached)
+                    self.line(f"{label}: {reached:,} of {total:,} {unit}, about {rest} left")
+                else:
+                    self.line(f"{label}: {_spaced(passed)} so far")
+
+        teller = threading.Thread(target=tell, name="vizsla progress", daemon=True)
+        if self.bars and not self.console.quiet:
+            teller.start()
+        try:
             yield move
+        finally:
+            is_over.set()
+            if teller.ident is not None:
+                teller.join()
+
+
+def _spaced(seconds: float) -> str:
+    return duration_text(seconds).replace(THIN_SPACE, " ")
 
 
 class Bars:

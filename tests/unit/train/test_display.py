@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import threading
+import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,15 +65,24 @@ def written(console: Console) -> str:
 # --- terminals and pipes ---------------------------------------------------------------------------------------------
 
 
-def test_a_bar_is_lines_with_the_time_left_where_there_is_no_terminal(
+def test_where_there_is_no_terminal_lines_say_how_far_it_is_also_in_a_long_step(
     pipe: Console, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vizsla.train.display.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("vizsla.train.display.SECONDS_BETWEEN_LINES", 0.02)
     with Display(console=pipe).bar("reading images", total=2000) as move:
-        for done in (1000, 2000):
-            move(done)
-    [line] = written(pipe).splitlines()
-    assert line.startswith("reading images: 1,000 of 2,000 images, about ")
+        wait_for(pipe, "reading images: 0.0 s so far")
+        move(1000)
+        wait_for(pipe, "reading images: 1,000 of 2,000 images, about 0.")
+    before = written(pipe)
+    time.sleep(0.05)
+    assert written(pipe) == before
+
+
+def wait_for(console: Console, words: str) -> None:
+    end = time.monotonic() + 10
+    while words not in written(console):
+        assert time.monotonic() < end, written(console)
+        time.sleep(0.005)
 
 
 def test_times_look_as_recorded():
