@@ -76,21 +76,32 @@ def draw_image(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> 
     return image
 
 
+def unpatch_paths() -> None:
+    """Give ``pathlib.Path`` back what Python gave it; importing ``vizsla.all``, as checking a notebook does, changes it for good."""
+    for name in ("ls", "BASE_PATH", "__repr__"):
+        if name in Path.__dict__:
+            delattr(Path, name)
+
+
+@pytest.fixture
+def patched_paths() -> Generator[None]:
+    """``pathlib.Path`` as notebooks have it, for one test."""
+    from vizsla.notebook import patch_path
+
+    patch_path()
+    yield
+    unpatch_paths()
+
+
 @pytest.fixture(scope="module")
 def star() -> Generator[Any]:
     """``vizsla.all``, imported without leaving its mark on ``pathlib.Path`` for the tests that come after."""
-    before = Path.__dict__.get("__repr__")
     import vizsla.all
     from vizsla.notebook import patch_path
 
     patch_path()  # An earlier test may have imported it, and put paths back.
-
     yield vizsla.all
-    for name in ("ls", "BASE_PATH", "__repr__"):
-        if name in Path.__dict__:
-            delattr(Path, name)
-    if before is not None:
-        Path.__repr__ = before
+    unpatch_paths()
 
 
 @pytest.fixture

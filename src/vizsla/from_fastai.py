@@ -459,7 +459,10 @@ def _attributes(cls: type) -> frozenset[str]:
 
 def _has(owner: _Value, attribute: str) -> bool:
     if owner.kind == "instance":
-        return hasattr(owner.thing, "__getattr__") or attribute in _attributes(owner.thing)
+        answers_all = hasattr(owner.thing, "__getattr__") and not _is_ours(
+            owner.thing
+        )  # ours name what was meant
+        return answers_all or attribute in _attributes(owner.thing)
     return hasattr(owner.thing, attribute)
 
 

@@ -179,7 +179,7 @@ def test_classes_with_one_image_are_named(tmp_path: Path):
     texts = class_texts(images.labels)
     (problem,) = scarce_classes(images, texts, range(4), min_per_class=2)
     assert re.match(
-        r"2 classes have a single image.*:\n  'cat': row 4 .*\n  'fox': row 5 ", problem.text
+        r"2 classes have only one image.*:\n  'cat': row 4 .*\n  'fox': row 5 ", problem.text
     )
     assert scarce_classes(images, texts, range(2), min_per_class=2) == []
     (problem,) = scarce_classes(images, texts, range(4), min_per_class=3)

@@ -63,7 +63,7 @@ def test_the_part_to_hold_out_can_be_given(make):
     for valid in (0.5, "0.5"):
         assert len(resolve_data(root, valid=valid, seed=0).valid_rows) == 5
     for valid in (0.0, 1, "none", -0.2):
-        with pytest.raises(ConfigError, match=f"'auto'.* {valid!r}"):
+        with pytest.raises(ConfigError, match=f"valid.* {valid}"):
             resolve_data(root, valid=valid, seed=0)
 
 

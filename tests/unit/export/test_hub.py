@@ -225,7 +225,7 @@ def test_a_refusal_while_pushing_is_our_error(hub: StandIn, saved: Path):
     assert hub.repositories == {}
     for status, words in (
         (401, "not logged in"),
-        (403, "may not"),
+        (403, "permission"),
         (404, "no such repository"),
     ):
         hub.failures.append(("/commit/", status))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import random
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import unpatch_paths
 
 from vizsla import ConfigError
 from vizsla.lists import L
 from vizsla.notebook import (
     Inf,
+    collections,
     first,
     ifnone,
     image2tensor,
@@ -34,19 +36,6 @@ Patched: Any = Path
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "reprs.json").read_text("utf-8")
 )
-
-
-@pytest.fixture
-def _patched() -> Generator[None]:
-    """``pathlib.Path`` as notebooks have it, then as it was."""
-    before = Path.__dict__.get("__repr__")
-    patch_path()
-    yield
-    for name in ("ls", "BASE_PATH", "__repr__"):
-        if name in Path.__dict__:
-            delattr(Path, name)
-    if before is not None:
-        Path.__repr__ = before
 
 
 def test_small_helpers():
@@ -123,7 +112,7 @@ def test_one_seed_sets_all_generators_and_cudnn_on_request(monkeypatch: pytest.M
     assert not torch.backends.cudnn.benchmark
 
 
-@pytest.mark.usefixtures("_patched")
+@pytest.mark.usefixtures("patched_paths")
 def test_paths_below_the_base_print_relative_to_it(tmp_path: Path):
     assert repr(tmp_path / "a b.jpg") == f"Path('{tmp_path.as_posix()}/a b.jpg')"
     assert repr(Path("a/../b")) == "Path('a/../b')"
@@ -141,7 +130,7 @@ def test_paths_below_the_base_print_relative_to_it(tmp_path: Path):
     assert repr(path) == GOLDEN["path_base"]
 
 
-@pytest.mark.usefixtures("_patched")
+@pytest.mark.usefixtures("patched_paths")
 def test_a_listing_is_sorted_by_name(tmp_path: Path):
     for name in ("b.jpg", "a.JPG", ".hidden", "c.txt", "B.png"):
         (tmp_path / name).touch()
@@ -159,6 +148,8 @@ def test_a_listing_is_sorted_by_name(tmp_path: Path):
 
 
 def test_importing_the_module_leaves_paths_alone():
+    unpatch_paths()
+    plain = repr(Path("a"))
+    importlib.reload(collections)
     assert not hasattr(Path, "ls")
-    assert "Path('" in repr(Path("a"))
-    assert repr(Path("a")) != "Path('a')"
+    assert repr(Path("a")) == plain

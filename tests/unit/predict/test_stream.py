@@ -516,7 +516,7 @@ def test_other_images_or_options_are_not_mixed_in(
     swapped = [few_images[1], few_images[0], *few_images[2:]]
     with pytest.raises(ConfigError, match=r"Row 1 .* is for '.*a\.png', but now it is '.*comma"):
         write(file, form, images=swapped, resume=True)
-    with pytest.raises(ConfigError, match=r"Row 3 .* and now there is no such image"):
+    with pytest.raises(ConfigError, match=r"Row 3 .* now there is no such image"):
         write(file, form, images=few_images[:2], resume=True)
     done = write(file, form, images=swapped, force=True)
     assert done is not None
