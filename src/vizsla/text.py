@@ -57,16 +57,16 @@ def number_range(low: float, high: float) -> str:
     return number_text(high) if 0 < high < 0.0005 else f"{low:.3f}\u2013{high:.3f}"
 
 
-def duration_text(seconds: float) -> str:
+def duration_text(seconds: float, *, space: str = THIN_SPACE) -> str:
     """Return a time as people write it: ``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
     if seconds < 9.95:
-        return f"{seconds:.1f}{THIN_SPACE}s"
+        return f"{seconds:.1f}{space}s"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole}{THIN_SPACE}s"
+        return f"{whole}{space}s"
     if whole < 3600:
-        return f"{whole // 60}{THIN_SPACE}min {whole % 60:02d}{THIN_SPACE}s"
-    return f"{whole // 3600}{THIN_SPACE}h {whole % 3600 // 60:02d}{THIN_SPACE}min"
+        return f"{whole // 60}{space}min {whole % 60:02d}{space}s"
+    return f"{whole // 3600}{space}h {whole % 3600 // 60:02d}{space}min"
 
 
 def printable(text: str) -> str:

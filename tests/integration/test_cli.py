@@ -84,8 +84,9 @@ def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Pa
     assert lines[0] == "19 images to learn from, 5 to validate on, 2 classes"
     assert lines[1] == "24 images are smaller than 64 x 64 pixels and will be enlarged."
     assert lines[2].startswith("cache auto: 24 images")
-    assert lines[3].split() == ["images", "used", "accuracy", "loss", "time"]
-    assert [line.split()[0] for line in lines[4:8]] == ["2", "5", "10", "19"]
+    assert lines[3].startswith("Features of 24 images: ")
+    assert lines[4].split() == ["images", "used", "accuracy", "loss"]
+    assert [line.split()[0] for line in lines[5:9]] == ["2", "5", "10", "19"]
     told = [line for line in lines if line.startswith("Data: ")]
     # The size of the file tells crosses from discs.
     assert "of the images are classified correctly" in told[0]

@@ -43,7 +43,7 @@ from vizsla.recipe.head_fit import (
     fit_feature_head,
 )
 from vizsla.seeding import derive_seed, generator
-from vizsla.text import THIN_SPACE, duration_text
+from vizsla.text import counted, duration_text
 from vizsla.train.distributed import all_of, positions_of, share
 from vizsla.train.losses import balanced_class_weights
 from vizsla.train.profile import (
@@ -210,6 +210,8 @@ def features_first(
     found = compute_features(
         loaders, config=config, display=display, profile=profile, backbone=backbone, store=store
     )
+    number = counted(len(found.train.rows) + len(found.valid.rows), "image")
+    display.line(f"Features of {number}: {duration_text(time.monotonic() - started, space=' ')}")
     found.clock.to(FITTING)
     notes: tuple[str, ...] = ()
     with display.bar(FITTING, total=1, unit=""):
@@ -563,18 +565,19 @@ def _blocks(values: Tensor | StoredFeatures) -> Iterator[Tensor]:
 
 
 EPOCH_COLUMNS = ("stage", "images", "epoch", "train_loss", "valid_loss", "accuracy", "time")
-CURVE_COLUMNS = ("images used", "accuracy", "loss", "time")
+CURVE_COLUMNS = ("images used", "accuracy", "loss")
 """Of the head fitted on more and more training images; accuracy and loss are those of the validation images."""
 
 
 def show_point(point: HistoryPoint, *, display: Display) -> None:
     """Write a row of the table of epochs, or of the curve of the head: ``EPOCH_COLUMNS`` and ``CURVE_COLUMNS`` name the columns."""
-    seconds = duration_text(point.seconds).replace(THIN_SPACE, " ")
     num_images = "" if point.num_pictures is None else f"{point.num_pictures:,}"
     if point.stage == "head":
         accuracy = "" if point.accuracy is None else f"{point.accuracy:.1%}"
-        display.row([num_images, accuracy, f"{point.valid_loss:.4f}", seconds])
+        display.row([num_images, accuracy, f"{point.valid_loss:.4f}"])
         return
     numbers = (point.train_loss, point.valid_loss, point.accuracy)
     cells = ("" if number is None else f"{number:.6f}" for number in numbers)
-    display.row([point.stage, num_images, str(point.epoch), *cells, seconds])
+    display.row(
+        [point.stage, num_images, str(point.epoch), *cells, duration_text(point.seconds, space=" ")]
+    )

@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vizsla.text import THIN_SPACE, duration_text, printable, say
+from vizsla.text import duration_text, printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -108,10 +108,10 @@ class Display:
             while not is_over.wait(SECONDS_BETWEEN_LINES):
                 passed = time.monotonic() - started
                 if 0 < reached < total:
-                    rest = _spaced(passed * (total - reached) / reached)
+                    rest = duration_text(passed * (total - reached) / reached, space=" ")
                     self.line(f"{label}: {reached:,} of {total:,} {unit}, about {rest} left")
                 else:
-                    self.line(f"{label}: {_spaced(passed)} so far")
+                    self.line(f"{label}: {duration_text(passed, space=' ')} so far")
 
         teller = threading.Thread(target=tell, name="vizsla progress", daemon=True)
         if self.bars and not self.console.quiet:
@@ -122,10 +122,6 @@ class Display:
             is_over.set()
             if teller.ident is not None:
                 teller.join()
-
-
-def _spaced(seconds: float) -> str:
-    return duration_text(seconds).replace(THIN_SPACE, " ")
 
 
 class Bars:
