@@ -184,23 +184,17 @@ def shows_itself(importer: str, found: Import) -> bool:
 
 
 def violations(root: Path = SOURCE) -> list[str]:
-    files = sorted(root.rglob("*.py"))
-    modules = frozenset(module_name(file, root=root) for file in files)
-    found: list[str] = []
-    for file in files:
-        importer = module_name(file, root=root)
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for each in imports_of(tree, modules=modules):
-            rule = broken_rule(importer, each)
-            if rule is not None:
-                found.append(f"{file.relative_to(root)}:{each.line}: {each.what} ({rule})")
-    return found
+    return [
+        f"{file.relative_to(root)}:{each.line}: {each.what} ({rule})"
+        for file, each in all_imports(root)
+        if (rule := broken_rule(module_name(file, root=root), each)) is not None
+    ]
 
 
 @cache
-def all_imports() -> tuple[tuple[Path, Import], ...]:
-    files = sorted(SOURCE.rglob("*.py"))
-    modules = frozenset(module_name(file) for file in files)
+def all_imports(root: Path = SOURCE) -> tuple[tuple[Path, Import], ...]:
+    files = sorted(root.rglob("*.py"))
+    modules = frozenset(module_name(file, root=root) for file in files)
     return tuple(
         (file, each)
         for file in files

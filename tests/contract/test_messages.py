@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,31 +24,36 @@ IN_BRACKETS = re.compile(r"\(([a-z]+_[a-z_]+)\)")
 OPTION = re.compile(r"(?<![\w\-])--([a-z][a-z0-9-]+)")
 
 
+@cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """Return (file, node) of all that the source consists of."""
+    files = sorted(SOURCE.rglob("*.py"))
+    return [(path, node) for path in files for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+
+
 def known_arguments() -> set[str]:
     """Return the names of all arguments of public functions, methods and classes, by any front door, and of their options."""
     found: set[str] = set()
     for door in SIGNATURES.values():
         for arguments in door.values():
             found |= {one.removeprefix("keyword ").split("=")[0].lstrip("*") for one in arguments}
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef) and any("TypedDict" in ast.unparse(base) for base in node.bases):  # fmt: skip
-                found |= {ast.unparse(line.target) for line in node.body if isinstance(line, ast.AnnAssign)}  # fmt: skip
+    for _, node in nodes():
+        if isinstance(node, ast.ClassDef) and any("TypedDict" in ast.unparse(base) for base in node.bases):  # fmt: skip
+            found |= {ast.unparse(line.target) for line in node.body if isinstance(line, ast.AnnAssign)}  # fmt: skip
     return found
 
 
 def texts_of_errors() -> Iterator[tuple[str, str]]:
     """Yield (place, text) of each string within a ``raise``."""
-    for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not isinstance(node, ast.Raise) or node.exc is None:
-                continue
-            text = " ".join(
-                part.value
-                for part in ast.walk(node.exc)
-                if isinstance(part, ast.Constant) and isinstance(part.value, str)
-            )
-            yield f"{path.relative_to(SOURCE)}:{node.lineno}", text
+    for path, node in nodes():
+        if not isinstance(node, ast.Raise) or node.exc is None:
+            continue
+        text = " ".join(
+            part.value
+            for part in ast.walk(node.exc)
+            if isinstance(part, ast.Constant) and isinstance(part.value, str)
+        )
+        yield f"{path.relative_to(SOURCE)}:{node.lineno}", text
 
 
 def test_errors_name_arguments_that_exist():

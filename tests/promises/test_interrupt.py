@@ -112,9 +112,9 @@ def test_ctrl_c_while_features_are_computed_leaves_no_run_folder(
 def test_ctrl_c_in_an_end_to_end_epoch_saves_the_best_state(image_folder: Path):
     folder = image_folder.parent
     ended = press_ctrl_c(
-        *("train", "pictures", "--size", "32", "--bs", "4", "--epochs", "30", "--out", "run"),
+        *("train", "pictures", "--size", "32", "--bs", "4", "--epochs", "12", "--out", "run"),
         folder=folder,
-        at=b"epoch 3/30",
+        at=b"epoch 3/12",
     )
     assert ended.code == 130
     assert_terminal_is_sane(ended)
@@ -122,7 +122,7 @@ def test_ctrl_c_in_an_end_to_end_epoch_saves_the_best_state(image_folder: Path):
     assert "Results: run/" in ended.last_words
     metrics = json.loads((folder / "run" / "metrics.json").read_text("utf-8"))
     assert metrics["interrupted"] is True
-    stopped = r"Then \d+ of 30 end-to-end epochs; kept: ([\w ]+)\. Stopped early by Ctrl-C\."
+    stopped = r"Then \d+ of 12 end-to-end epochs; kept: ([\w ]+)\. Stopped early by Ctrl-C\."
     found = re.search(stopped, (folder / "run" / "report.html").read_text("utf-8"))
     assert found is not None
     assert_kept_state_was_saved(folder, found[1])

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -57,6 +57,9 @@ from vizsla.models import Classifier, ConcatPoolHead, FeatureHead, build_backbon
 from vizsla.recipe import END_TO_END
 from vizsla.train import Display
 from vizsla.types import Task
+
+if TYPE_CHECKING:
+    from conftest import Done
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -183,7 +186,7 @@ def test_the_graph_of_each_task_answers_as_the_predictor_does(tmp_path: Path):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_head_on_features_is_exported(tmp_path: Path):
+def test_a_head_on_features_is_exported_and_what_decoding_in_full_changes_is_told(tmp_path: Path):
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
     num_features = 3 * sum(backbone.stage_channels[1:3])
     head = FeatureHead(
@@ -195,8 +198,15 @@ def test_a_head_on_features_is_exported(tmp_path: Path):
         torch.nn.init.normal_(tensor, generator=random)
     classifier = Classifier(backbone, head, vocab=("x", "y"), task="regression")
     path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=Resize(40, "pad"))
-    (written,) = export_model(path, onnx=tmp_path / "m.onnx")
-    assert written.parity.max_difference < 1e-4
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(noise(60, 80)).resize((900, 700)).save(images / "large.jpg")
+    Image.fromarray(noise(50, 70)).save(images / "one.png")
+    (written,) = export_model(path, onnx=tmp_path / "m.onnx", images=[images])
+    assert written.parity.max_difference < 1e-3  # both programs get the same pixels
+    assert written.decoding is not None
+    assert written.decoding.num_images == 1
+    assert 0 < written.decoding.max_difference < 0.1
     (output,) = onnx.load(written.path).graph.output
     assert output.name == "values"
 
@@ -326,16 +336,6 @@ def test_given_images_are_compared_in_batches(exported: Path, model: Path, tmp_p
     assert names == ["0.png", "0.png (2 times)"]
 
 
-def test_what_decoding_in_full_changes_is_told(model: Path, tmp_path: Path):
-    Image.fromarray(noise(60, 80)).resize((900, 700)).save(tmp_path / "large.jpg")
-    Image.fromarray(noise(50, 70)).save(tmp_path / "one.png")
-    (written,) = export_model(model, onnx=tmp_path / "m.onnx", images=[tmp_path])
-    assert written.decoding is not None
-    assert written.decoding.num_images == 1
-    assert 0 < written.decoding.max_difference < 0.1
-    assert written.parity.max_difference < 1e-3  # both programs get the same pixels
-
-
 def test_what_cannot_be_checked_is_not_written(model: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty"):
@@ -401,6 +401,54 @@ def test_an_onnx_file_of_a_calibrated_run_is_calibrated(image_folder: Path, tmp_
         torch.testing.assert_close(
             2.5 * expected.logit(), uncalibrated.logit(), atol=1e-5, rtol=1e-4
         )
+
+
+def test_a_model_is_exported_and_verified_on_the_command_line(
+    tmp_path: Path, make_classifier: Any, vizsla: Callable[..., Done]
+):
+    model, onnx = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    save_bundle(model, classifier=make_classifier(("a", "b")), resize=Resize(40))
+    done = vizsla("export", str(model), "--onnx", str(onnx))
+    assert done.code == 0
+    first, second = done.out.splitlines()
+    assert first.startswith(f"{onnx}: max difference ")
+    assert second.endswith(f"images and answers for `vizsla verify {onnx}`")
+    verified = vizsla("verify", str(onnx))
+    assert verified.code == 0
+    assert verified.out.startswith(f"{onnx}: max difference ")
+    onnx.with_suffix(".golden.npz").write_bytes(b"x")
+    damaged = vizsla("verify", str(onnx))
+    assert damaged.code == 2
+    assert "golden.npz" in damaged.err
+    for words, fact in (
+        ((), "--onnx FILE, --torch FILE"),
+        (("--onnx", "x.onnx", "--int8", "--fp16"), "--int8 and --fp16"),
+        (("--onnx", "x.onnx", "--int8"), "--calibrate"),
+    ):
+        refused = vizsla("export", model, *words)
+        assert (refused.code, fact in refused.err) == (2, True), words
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_in_8_bits_and_measured_on_its_own_images(
+    vizsla: Callable[..., Done], image_folder: Path, tmp_path: Path
+):
+    run, file = tmp_path / "run", tmp_path / "m.onnx"
+    assert vizsla("train", image_folder, "--size", 64, "--epochs", 0, "--out", run).code == 0
+    done = vizsla("export", run, "--onnx", file, "--int8")
+    assert done.code == 0, done.err
+    head, model, own = done.out.splitlines()[-3:]
+    assert "accuracy" in head
+    assert model.startswith("model.safetensors  ")
+    assert own.startswith("m.onnx  ")
+    assert vizsla("verify", file).code == 0
+    image_folder.rename(tmp_path / "moved")
+    done = vizsla("export", run, "--onnx", file, "--int8", "--force")
+    assert (done.code, "--calibrate" in done.err) == (2, True)
+    moved = vizsla(
+        "export", run, "--onnx", file, "--int8", "--force", "--calibrate", tmp_path / "moved"
+    )
+    assert (moved.code, "accuracy" in moved.out) == (0, True)
 
 
 def mean_colour(path: Path, *, name: str = "images") -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.data.images import ResizeMethod
+    from vizsla.models import Backbone
 
 
 @pytest.fixture
@@ -48,15 +50,21 @@ def make_loaders(table: ImageTable) -> Callable[..., DataLoaders]:
     return make
 
 
+@pytest.fixture(scope="session")
+def backbone() -> Backbone:
+    return build_backbone("test_resnet", pretrained=False, seed=1)
+
+
 @pytest.fixture
-def make_learner(make_loaders: Callable[..., DataLoaders]) -> Callable[..., Learner]:
+def make_learner(
+    make_loaders: Callable[..., DataLoaders], backbone: Backbone
+) -> Callable[..., Learner]:
     """Return a function that makes a learner with a tiny network of random weights, nothing frozen."""
 
     def make(
         loaders: DataLoaders | None = None, *, dropout: float = 0.5, **options: Any
     ) -> Learner:
         loaders = make_loaders() if loaders is None else loaders
-        backbone = build_backbone("test_resnet", pretrained=False, seed=1)
         head = ConcatPoolHead(backbone.num_features, loaders.c, lin_ftrs=[8], ps=dropout, seed=1)
         defaults: dict[str, Any] = {
             "loss_func": F.cross_entropy,
@@ -64,7 +72,7 @@ def make_learner(make_loaders: Callable[..., DataLoaders]) -> Callable[..., Lear
             "precision": "fp32",
             "quiet": True,
         }
-        model = Classifier(backbone, head, vocab=loaders.vocab)
+        model = Classifier(deepcopy(backbone), head, vocab=loaders.vocab)
         return Learner(loaders, model, **(defaults | options))
 
     return make
