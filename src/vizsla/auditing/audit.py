@@ -266,7 +266,7 @@ class Audit:
     def save(self, folder: Path | str) -> Path:
         """Write ``audit.html``, ``audit.json``, ``issues.csv`` (a row for each image of a finding) and ``fixes.csv`` into a folder.
 
-        ``fixes.csv`` has the suggestion for each suspected label, and is not written where there are none.
+        ``fixes.csv`` has the suggestion for each suspected label, so no row where there are none.
 
         Raises:
             OutputError: A file cannot be written; an old one is untouched.
@@ -281,8 +281,7 @@ class Audit:
         for name, content in (("audit.json", text), ("issues.csv", self._csv())):
             with atomic_write(folder / name) as temporary:
                 temporary.write_text(valid_unicode(content), encoding="utf-8", newline="")
-        if fixes := self.fixes:
-            write_fixes(folder / "fixes.csv", fixes)
+        write_fixes(folder / "fixes.csv", self.fixes)
         return write_page(folder / "audit.html", render_audit(self))
 
     def _csv(self) -> str:

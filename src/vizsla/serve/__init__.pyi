@@ -33,6 +33,7 @@ from .nearest import features_of as features_of
 from .nearest import images_of_folder as images_of_folder
 from .nearest import images_of_run as images_of_run
 from .server import ServePlan as ServePlan
+from .server import address_for_others as address_for_others
 from .server import address_of as address_of
 from .server import check_extra as check_extra
 from .server import host_names as host_names

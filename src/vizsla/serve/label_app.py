@@ -27,7 +27,7 @@ from vizsla.serve.app import ASSETS, asset, guarded
 from vizsla.serve.guard import check_token, json_response
 from vizsla.serve.limits import Limits, RefusedError
 from vizsla.serve.metrics import Metrics
-from vizsla.serve.server import address_of, host_names, listening, run_server
+from vizsla.serve.server import host_names, listening, run_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -318,8 +318,7 @@ def serve_labels(
             limits=limits,
             names=host_names(listener, allowed=allowed_hosts),
         )
-        ready = f"Label at {address_of(listener)}#{token}  (Ctrl-C stops)"
-        run_server(application, listener, limits=limits, ready=ready, say=say)
+        run_server(application, listener, limits=limits, doing="Label", token=f"#{token}", say=say)
     number = labelling.num_decided
     say(f"{number:,} image{'s' * (number != 1)} decided, in {file}")
     say(labelling.lacking() or f"Train on them: {train()}")

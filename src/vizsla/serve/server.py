@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -136,8 +136,14 @@ def serve(
             corrections=corrections,
         )
         token = "" if corrections is None else f"#{corrections.token}"
-        ready = f"Serving {plan.model} at {address_of(listener)}{token}  (Ctrl-C stops)"
-        run_server(application, listener, limits=plan.limits, ready=ready, say=say)
+        run_server(
+            application,
+            listener,
+            limits=plan.limits,
+            doing=f"Serving {plan.model}",
+            token=token,
+            say=say,
+        )
     if corrections is not None and (number := corrections.num_kept):
         say(
             f"{counted(number, 'corrected image')}, in {plan.fixes}. Train on them with --fixes {plan.fixes}"
@@ -149,16 +155,17 @@ def run_server(
     listener: socket.socket,
     *,
     limits: Limits,
-    ready: str,
+    doing: str,
+    token: str = "",
     say: Callable[[str], None],
 ) -> None:
-    """Say ``ready``, and serve an ASGI application until SIGTERM or Ctrl-C; warn where other machines can reach it."""
+    """Say what is done and at which address, and serve an ASGI application until SIGTERM or Ctrl-C; warn where other machines can reach it."""
     server = make_server(application, limits=limits)
     with _stopped_by_signals(server), long_lived_objects_set_aside():
-        say(ready)
+        say(f"{doing} at {address_of(listener)}{token}  (Ctrl-C stops)")
         if not is_loopback(listener):
             say(
-                "Warning: other machines can reach this server. It has no passwords and no encryption; let only "
+                f"Warning: other machines can reach this server, at {address_for_others(listener)}{token}. It has no passwords and no encryption; let only "
                 "people whom you trust into this network, or put a proxy with both in front of it."
             )
         server.run(sockets=[listener])
@@ -336,9 +343,26 @@ def is_loopback(listener: socket.socket) -> bool:
 
 def address_of(listener: socket.socket) -> str:
     """Return the address to type into a browser on this machine."""
+    return _address(listener, instead="localhost")
+
+
+def address_for_others(listener: socket.socket) -> str:
+    """Return the address to type into a browser on another machine or a phone."""
+    return _address(listener, instead=_own_address() or socket.gethostname())
+
+
+def _own_address() -> str:
+    """Return the address of this machine in the network that leads outside, or nothing; connecting a UDP socket sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # an address of documentation, RFC 5737
+        return probe.getsockname()[0]
+    return ""
+
+
+def _address(listener: socket.socket, *, instead: str) -> str:
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
-        host = "localhost"
+        host = instead
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 

@@ -173,7 +173,10 @@ def test_images_without_one_class_each_are_looked_at(folder: Path, tmp_path: Pat
     seen = audit(table, labels=words, config=SMALL, display=QUIET)
     assert (seen.left_out, seen.noise, seen.cues, seen.suspects) == (None, None, (), ())
     assert len(seen.rows) == len(lines)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fixes.csv").write_text("path,action\nold.png,drop\n")
     seen.save(tmp_path / "out")
+    assert read_fixes(tmp_path / "out" / "fixes.csv") == ()
     only = resolve_data(table, labels=words, seed=0)
     few = torch.tensor([0])
     with pytest.raises(DataError, match="1 image"):

@@ -24,6 +24,7 @@ from vizsla import ConfigError, MissingExtraError
 from vizsla.serve import (
     Limits,
     ServePlan,
+    address_for_others,
     address_of,
     check_extra,
     host_names,
@@ -47,6 +48,9 @@ def test_another_interface_goes_by_the_machines_name_and_any_address():
     with listening("0.0.0.0", 0) as listener:
         assert not is_loopback(listener)
         assert address_of(listener).startswith("http://localhost:")
+        outside = address_for_others(listener)
+        assert outside.endswith(f":{listener.getsockname()[1]}/")
+        assert not {"localhost", "0.0.0.0"} & set(outside.split("/")[2].split(":"))
         names = host_names(listener, allowed=())
     assert socket.gethostname().lower() in names.names
     assert names.any_address
@@ -96,7 +100,7 @@ def test_ctrl_c_ends_the_command_with_code_0(model: Path):
             started = process.stdout.readline()
             assert started.startswith(f"Serving {model} at http://localhost:")
             warning = process.stdout.readline()
-            assert warning.startswith("Warning: other machines can reach this server.")
+            assert warning.startswith("Warning: other machines can reach this server, at http://")
             (port,) = re.findall(r":(\d+)/", started)
             connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
             connection.request("GET", "/%1b[2J%e2%80%ae")
