@@ -32,6 +32,7 @@ import torch
 
 from vizsla.cores import control_groups, num_cores
 from vizsla.errors import ConfigError
+from vizsla.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -47,7 +48,7 @@ def device_name(device: torch.device) -> str:
     """Return the name of a device, as shown to the user."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device.type
+    return counted(torch.get_num_threads(), "CPU thread") if device.type == "cpu" else device.type
 
 
 def default_num_workers() -> int:

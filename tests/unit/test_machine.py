@@ -33,10 +33,11 @@ from vizsla.machine import (
     run_in_threads,
     shown_bytes,
 )
+from vizsla.text import counted
 
 
 def test_the_cpu_is_named_with_its_threads():
-    assert device_name(torch.device("cpu")) == f"{torch.get_num_threads()} CPU threads"
+    assert device_name(torch.device("cpu")) == counted(torch.get_num_threads(), "CPU thread")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="compared with a file of Linux")
