@@ -47,12 +47,11 @@ NEEDS_NETWORK = re.compile(r"_hub\(|untar_data\(|huggingface|http")
 NEEDS_ONNX = re.compile(r"onnx")
 NOT_HERE = {
     NEEDS_NETWORK.pattern: "needs a network; those on this machine alone are in the tests of serving",
-    r"hf:|saved-dataset": "needs a network, or a dataset of that name: tests/unit/data",
+    r"hf:|saved-dataset|parts/": "needs a network, or a dataset of that name: tests/unit/data",
     r"shards/|audit shards": "the names of shards that exist nowhere: tests/unit/data",
     r"import ray|pyspark|--engine ray": "starts a cluster: tests/unit/integrations",
     r"torchrun|distributed\.start": "starts processes: tests/integration/test_cluster.py",
     r"vizsla (serve|label)": "runs until it is stopped: tests/integration",
-    r"pets-audit/fixes": "an audit that finds nothing writes none; scripts/docs runs the same",
     r"--int8|--fp16": "a model of a few flat colours moves too far in 8 bits: tests/unit/export",
     r"executorch": "a package that is not installed for tests",
     r"vizsla demo|\.venv": "CI and its users run the demo: it takes a minute",
