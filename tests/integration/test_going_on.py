@@ -172,7 +172,7 @@ def test_a_file_alone_does_not_say_what_it_was_trained_on(
     file = shutil.copy(before / "model.safetensors", tmp_path / "model.safetensors")
     done = vizsla("train", place / "old", "--from", file, *OPTIONS, "--out", tmp_path / "run")
     assert (done.code, done.err) == (0, "")
-    assert "not known" in done.out
+    assert "unknown which images" in done.out
     split = draw_folder(tmp_path / "data" / "train", per_class=4).parent
     shutil.copytree(place / "old", split / "valid", copy_function=_link)
     done = vizsla("train", split, "--from", before, *OPTIONS, "--out", tmp_path / "split")

@@ -143,7 +143,7 @@ def test_a_killed_run_on_shards_ends_as_one_that_was_not(
     assert os.WTERMSIG(status) == signal.SIGKILL
     done = train(folder, "--resume")
     assert (done.code, done.err) == (0, "")
-    assert f"Going on after step 6 of {NUM_STEPS}." in done.out
+    assert f"Resuming after step 6 of {NUM_STEPS}." in done.out
     same_run(folder, tmp_path / "whole")
 
 
