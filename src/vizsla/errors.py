@@ -154,6 +154,16 @@ def unknown_attribute(owner: object, name: str) -> AttributeError:
     return _UnknownNameError(message + (f". Did you mean {near[0]!r}?" if near else ""))
 
 
+class SuggestsNames:
+    """An object whose missing attributes are errors that name what was probably meant."""
+
+    if not TYPE_CHECKING:  # checkers would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise the error."""
+            raise unknown_attribute(self, name)
+
+
 @contextmanager
 def memory_checked(doing: str, *, cure: str) -> Generator[None]:
     """Raise OutOfMemoryError where memory runs out in the block, in whichever way Python, NumPy and torch say so.

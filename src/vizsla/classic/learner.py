@@ -30,7 +30,7 @@ from vizsla.classic.training import (
     rates_of,
     returned_values,
 )
-from vizsla.errors import ConfigError, unknown_attribute
+from vizsla.errors import ConfigError, SuggestsNames
 from vizsla.infer.run import predict_batches
 from vizsla.models.classifier import evaluation_mode
 from vizsla.models.groups import freeze_to
@@ -69,7 +69,7 @@ class DataAndTrainer(NamedTuple):
     trainer: ClassicTrainer
 
 
-class ConvLearner:
+class ConvLearner(SuggestsNames):
     """A network with its data and training; made by ``ConvLearner.pretrained``, which explains the options, or ``from_model_data``.
 
     Attributes:
@@ -204,12 +204,6 @@ class ConvLearner:
     def __getitem__(self, index: int) -> nn.Module:
         """Return a layer of the model."""
         return self.children[index]
-
-    if not TYPE_CHECKING:  # checkers would take every name for an attribute
-
-        def __getattr__(self, name: str) -> Any:
-            """Say which name was probably meant."""
-            raise unknown_attribute(self, name)
 
     def __repr__(self) -> str:
         """Return the model's text."""

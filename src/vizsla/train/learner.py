@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vizsla.augment.presets import may_mirror
 from vizsla.data.table.check import fingerprint
-from vizsla.errors import ConfigError, DataError, unknown_attribute
+from vizsla.errors import ConfigError, DataError, SuggestsNames
 from vizsla.evaluate.calibration import calibrate, calibration_line
 from vizsla.evaluate.thresholds import as_thresholds, at_temperature, fit_thresholds
 from vizsla.infer.run import (
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from vizsla.train.trainer import TrainerOptions
 
 
-class Learner(Trainer):
+class Learner(SuggestsNames, Trainer):
     """Trains a network, predicts with it, saves it; the arguments are those of ``Trainer``."""
 
     x, y, xb, yb, pred, loss, loss_grad, smooth_loss = (RunningValue() for _ in range(8))
@@ -463,12 +463,6 @@ class Learner(Trainer):
         name = Path(file)
         name = name if name.suffix == ".safetensors" else name.with_name(f"{name.name}.safetensors")
         return self.path / self.model_dir / name
-
-    if not TYPE_CHECKING:  # checkers would take every name for an attribute
-
-        def __getattr__(self, name: str) -> Any:
-            """Say which name was probably meant."""
-            raise unknown_attribute(self, name)
 
     def __repr__(self) -> str:
         from vizsla.notebook.cards import learner_card

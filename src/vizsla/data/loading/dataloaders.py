@@ -39,7 +39,7 @@ from vizsla.data.loading.order import (
 )
 from vizsla.data.table.items import as_files, find_image
 from vizsla.data.table.labels import CategoryMap, KnownLabels, each_item, labelled_like
-from vizsla.errors import ConfigError, DataError, unknown_attribute
+from vizsla.errors import ConfigError, DataError, SuggestsNames
 from vizsla.machine import Blocks, worker_count
 from vizsla.types import Batch, ImageTable, Size, unknown_targets
 
@@ -409,7 +409,7 @@ class DataLoader:
 _NAME_OF_OPTION = {"bs": "batch_size", "val_bs": "valid_batch_size"}
 
 
-class DataLoaders:
+class DataLoaders(SuggestsNames):
     """The training and the validation loader of a table, which prepare images in the same way.
 
     Training images are shuffled, cropped at random and augmented; a last batch that is not full is left out unless it
@@ -848,12 +848,6 @@ class DataLoaders:
 
         add_transforms(self, tfms, event, loaders=loaders)
         return self
-
-    if not TYPE_CHECKING:  # checkers would take every name for an attribute
-
-        def __getattr__(self, name: str) -> Any:
-            """Say which name was probably meant."""
-            raise unknown_attribute(self, name)
 
     def __repr__(self) -> str:
         from vizsla.notebook.cards import loaders_card

@@ -3,7 +3,7 @@
 from .addresses import BLOCK_BYTES as BLOCK_BYTES
 from .addresses import block_folder as block_folder
 from .addresses import list_files as list_files
-from .patterns import expand_shards as expand_shards
+from .patterns import expand_pattern as expand_pattern
 from .patterns import names_shards as names_shards
 from .rows import Rows as Rows
 from .rows import is_on_hub as is_on_hub

@@ -21,10 +21,10 @@ def names_shards(data: Path) -> bool:
     return data.suffix.lower() == ".tar" and not data.is_dir()
 
 
-def expand_shards(data: Path) -> tuple[Path, list[str]]:
-    """Return the shards that a path or pattern means, sorted, and the folder that they are shown relative to.
+def expand_pattern(data: Path) -> tuple[Path, list[str]]:
+    """Return the shards or Parquet files that a path or pattern means, sorted, and the folder that they are shown relative to.
 
-    Shards that braces name are returned whether they exist or not. A single tar is its own folder.
+    Files that braces name are returned whether they exist or not. A single tar is its own folder.
 
     Raises:
         DataError: The pattern means no file, or more than a million.

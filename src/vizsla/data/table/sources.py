@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vizsla.data.storage.addresses import UnreachableError, list_files, look_again
-from vizsla.data.storage.patterns import expand_shards, names_shards
+from vizsla.data.storage.patterns import expand_pattern, names_shards
 from vizsla.data.storage.rows import Rows, is_on_hub, names_rows, open_rows, open_splits
 from vizsla.data.storage.shards import Shard, open_shard
 from vizsla.data.storage.storage import is_there
@@ -189,12 +189,12 @@ def list_images(
     """Return what ``get_image_files`` does, without making a ``Path`` for each image."""
     root = Path(path)
     if names_shards(root):
-        return _list_shards(*expand_shards(root))
+        return _list_shards(*expand_pattern(root))
     if names_rows(root) and (is_on_hub(root) or root.is_dir()):
         splits = open_splits(str(root)).items()
         return _list_rows(root, {str(root / split): rows for split, rows in splits})
     if names_rows(root):
-        return _list_rows(rows_folder(root), _open_files(expand_shards(root)[1]))
+        return _list_rows(rows_folder(root), _open_files(expand_pattern(root)[1]))
     if is_address(root) and not root.is_dir():
         return _list_address(root)
     check_folder(root)
@@ -321,7 +321,7 @@ def parts_of_rows(data: Path) -> Mapping[str, Rows]:
 def rows_folder(data: Path) -> Path:
     """Return what images in rows are shown relative to: the folder of a file or pattern, else the dataset itself."""
     is_named = data.suffix.lower() == ".parquet" and not data.is_dir()
-    return data.parent if data.is_file() else expand_shards(data)[0] if is_named else data
+    return data.parent if data.is_file() else expand_pattern(data)[0] if is_named else data
 
 
 def not_of_images(place: str, part: Rows, what: str) -> TableError:
